@@ -1,0 +1,1 @@
+"""One harness for the speed of the engine: ``python -m benchmarks``."""

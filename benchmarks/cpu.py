@@ -1,0 +1,300 @@
+"""What the engine is asked to show on the CPU, group by group; the numbers in the goals are the project's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import scorefusion as sf
+
+from . import peers
+from .harness import OURS, Contender, Goal, Line, Result, Times, measure
+from .peaks import read_all, streaming_copy
+from .report import read_results
+
+MIB = 2**20
+EVENT = 3 * 64 * 64  # elements of a sample where a group does not say otherwise
+
+
+@dataclass(frozen=True)
+class Options:
+    size: int  # bytes of one float32 operand
+    threads: int
+    seconds: float  # for each line
+    quick: bool
+
+
+def coefficients(m: int) -> list[float]:
+    return [0.5 / (j + 1) for j in range(m)]
+
+
+def operands(m: int, samples: int, event: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """m different tensors (samples, event), every page of them touched."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(samples, event, generator=generator)
+    return [(base + j).to(dtype) for j in range(m)]
+
+
+def samples_of(options: Options) -> int:
+    return max(1, options.size // (4 * EVENT))
+
+
+class Yardsticks:
+    """Copies of one array far beyond the cache, and a read of it."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, threads: int):
+        source, to = (tensor.view(torch.uint8).numpy() for tensor in (x, y))
+        moved = 2 * source.nbytes
+        self.streaming = Contender(
+            "streaming copy", partial(streaming_copy, to, source, threads), moved, yardstick=True
+        )
+        self.copy = Contender("torch copy_", lambda: y.copy_(x), moved, yardstick=True)
+        self.read = Contender("read", partial(read_all, source, threads), source.nbytes, yardstick=True)
+
+
+def combine(options: Options) -> Iterator[Line]:
+    """Into `out`, far beyond the cache, against copies and against the same work elsewhere."""
+    samples = samples_of(options)
+    u, y = operands(8, samples, EVENT), torch.empty(samples, EVENT)
+    yard = Yardsticks(u[0], y, options.threads)
+    for m, of_copy, of_streaming in ((2, 1.15, 0.85), (4, 1.15, 0.85), (8, 1.05, 0.80)):
+        v, c = u[:m], coefficients(m)
+        moved = (m + 1) * y.nbytes
+        contenders = [
+            yard.streaming,
+            yard.copy,
+            Contender(OURS, lambda v=v, c=c: sf.combine(v, c, out=y), moved),
+            Contender("torch eager", partial(peers.eager_combine, v, c, y), moved),
+        ]
+        goals = [Goal("bandwidth", of_copy, "torch copy_"), Goal("bandwidth", of_streaming, "streaming copy")]
+        if m == 4:
+            arrays = [u_j.numpy() for u_j in v]
+            contenders += [
+                Contender("torch.compile", peers.compiled_combine(v, c, y), moved),
+                Contender("NumPy", partial(peers.numpy_combine, arrays, c, y.numpy(), np.empty_like(arrays[0])), moved),
+            ]
+            if in_jax := peers.jax_combine(arrays, c):
+                contenders.append(Contender("JAX jit (fresh output)", in_jax, moved))
+            goals.append(Goal("speed", 3.0, "torch eager"))
+        yield Line(f"combine, m = {m}, float32, into out", contenders, goals)
+
+
+def half(options: Options) -> Iterator[Line]:
+    """bfloat16 operands of half the bytes."""
+    m = 4
+    u, c = operands(m, samples_of(options), EVENT, torch.bfloat16), coefficients(m)
+    y = torch.empty_like(u[0])
+    yard = Yardsticks(u[0], y, options.threads)
+    moved = (m + 1) * y.nbytes
+    contenders = [
+        yard.streaming,
+        yard.copy,
+        Contender(OURS, lambda: sf.combine(u, c, out=y), moved),
+        Contender("torch eager", partial(peers.eager_combine, u, c, y), moved),
+        Contender("torch.compile", peers.compiled_combine(u, c, y), moved),
+    ]
+    yield Line("combine, m = 4, bfloat16, into out", contenders, [Goal("speed", 2.5, "torch eager")])
+
+
+def fresh(options: Options) -> Iterator[Line]:
+    """Into a fresh array, where page faults rule."""
+    c = coefficients(2)
+    for mebibytes in (1, 4, 16, 64, 256):
+        size = mebibytes * MIB
+        if size > options.size:
+            break
+        u = operands(2, 1, size // 4)
+        contenders = [
+            Contender(OURS, lambda u=u: sf.combine(u, c), 3 * size),
+            Contender("torch clone", u[0].clone, 2 * size),
+            Contender("torch eager", lambda u=u: (c[0] * u[0]).add_(u[1], alpha=c[1]), 3 * size),
+        ]
+        yield Line(
+            f"combine, m = 2, float32, fresh result of {mebibytes} MiB",
+            contenders,
+            [Goal("speed", 2.0 if mebibytes == 64 else 1.0, "torch clone")],
+        )
+
+
+def reductions(options: Options) -> Iterator[Line]:
+    """gram, residual and combine_gram against a loop that only reads, and against stacking by hand."""
+    samples = samples_of(options)
+    u, y = operands(8, samples, EVENT), torch.empty(samples, EVENT)
+    yard = Yardsticks(u[0], y, options.threads)
+    for m, of_read in ((2, 0.85), (4, 0.85), (8, 0.60)):
+        v, c = u[:m], coefficients(m)
+        read = m * y.nbytes
+        goals = [Goal("bandwidth", of_read, "read")]
+        dtypes = (torch.float32, torch.float64) if m <= 4 else (torch.float32,)  # float64 stacks of 8 are gigabytes
+        stacked = [Contender(f"stack, matmul {str(d)[6:]}", partial(peers.stacked_gram, v, d), read) for d in dtypes]
+        yield Line(f"gram, m = {m}, float32", [yard.read, Contender(OURS, partial(sf.gram, v), read), *stacked], goals)
+
+        c_torch = torch.tensor(c, dtype=torch.float64)
+        stacked = [
+            Contender(f"stack, einsum {str(d)[6:]}", partial(peers.stacked_residual, v, c_torch, d), read)
+            for d in dtypes
+        ]
+        yield Line(
+            f"residual, m = {m}, float32",
+            [yard.read, Contender(OURS, partial(sf.residual, v, c), read), *stacked],
+            goals,
+        )
+
+        alone = Contender("combine alone", lambda v=v, c=c: sf.combine(v, c, out=y), read + y.nbytes, yardstick=True)
+        both = Contender(OURS, lambda v=v, c=c: sf.combine_gram(v, c, out=y), read + y.nbytes)
+        yield Line(
+            f"combine_gram, m = {m}, float32, into out",
+            [alone, both],
+            [Goal("speed", 1 / 1.25, "combine alone")] if m <= 4 else (),
+        )
+
+
+def tiny(options: Options) -> Iterator[Line]:
+    """A million samples of a few elements; the traffic includes the output."""
+    m, samples = 2, 10**4 if options.quick else 10**6
+    c = coefficients(m)
+    far = operands(2, 1, options.size // 4)
+    yard = Yardsticks(*far, options.threads)
+    for event in (1, 2, 4, 8, 16, 32):
+        u = operands(m, samples, event)
+        y, G = torch.empty(samples, event), torch.empty(samples, m, m, dtype=torch.float64)
+        operand_bytes, sums_bytes = m * y.nbytes, samples * (1 + m) * 8
+        goals = [Goal("bandwidth", 0.3, "streaming copy")]
+        shape = f"B = {samples:,}, D = {event}"
+        ours = Contender(OURS, lambda u=u, y=y: sf.combine(u, c, out=y), operand_bytes + y.nbytes)
+        eager = Contender("torch eager", partial(peers.eager_combine, u, c, y), operand_bytes + y.nbytes)
+        yield Line(f"combine, m = {m}, {shape}, into out", [yard.streaming, ours, eager], goals)
+        C = torch.rand(samples, m)
+        ours = Contender(OURS, lambda u=u, y=y, C=C: sf.combine(u, C, out=y), operand_bytes + y.nbytes + C.nbytes)
+        yield Line(f"combine, m = {m}, {shape}, coefficients per sample, into out", [yard.streaming, ours], goals)
+        ours = Contender(OURS, lambda u=u, G=G: sf.gram(u, out=G), operand_bytes + G.nbytes)
+        stacked = Contender(
+            "stack, matmul float64", partial(peers.stacked_gram, u, torch.float64), operand_bytes + G.nbytes
+        )
+        yield Line(f"gram, m = {m}, {shape}, into out", [yard.streaming, ours, stacked], goals)
+        ours = Contender(OURS, lambda u=u, y=y: sf.residual(u, c, out=y), operand_bytes + y.nbytes + sums_bytes)
+        yield Line(f"residual, m = {m}, {shape}, into out", [yard.streaming, ours], goals)
+
+
+def huge(options: Options) -> Iterator[Line]:
+    """One sample: all cores must find work in it."""
+    event = options.size // 4 if options.quick else 10**8
+    u, y, c = operands(2, 1, event), torch.empty(1, event), coefficients(2)
+    yard = Yardsticks(u[0], y, options.threads)
+    read, goals = 2 * y.nbytes, [Goal("bandwidth", 0.85, "read")]
+    shape = f"B = 1, D = {event:,}"
+    yield Line(
+        f"combine, m = 2, {shape}, into out",
+        [yard.streaming, Contender(OURS, lambda: sf.combine(u, c, out=y), read + y.nbytes)],
+        [Goal("bandwidth", 0.85, "streaming copy")],
+    )
+    yield Line(f"gram, m = 2, {shape}", [yard.read, Contender(OURS, lambda: sf.gram(u), read)], goals)
+    yield Line(f"residual, m = 2, {shape}", [yard.read, Contender(OURS, lambda: sf.residual(u, c), read)], goals)
+
+
+def noise(options: Options) -> Iterator[Line | Result]:
+    """On one core, for each instruction set; the choice is made at import, so each has a process of its own."""
+    sets = sf.build_info()["isa_available"]
+    for isa in sets:
+        environment = os.environ | {"SCOREFUSION_ISA": isa, "SCOREFUSION_NUM_THREADS": "1"}
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "noise.json"
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks",
+                "--group",
+                "noise-of-one-core",
+                "--threads",
+                "1",
+                "--seconds",
+                str(options.seconds),
+                "--size",
+                str(options.size // MIB),
+                "--output",
+                str(saved),
+            ]
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            yield from read_results(saved)
+
+
+def noise_of_one_core(options: Options) -> Iterator[Line]:
+    """A million normals, in the cache: arithmetic alone."""
+    isa, n = sf.build_info()["isa"], MIB
+    at_least = {"avx2": 2.0, "avx512": 3.0}.get(isa)
+    x, y, z = torch.randn(1, n), torch.empty(1, n), sf.Noise(7)
+    drawn = [
+        Contender(OURS, lambda: z.like(x), 4 * n),
+        Contender("torch normal_", y.normal_, 4 * n),
+        Contender("NumPy standard_normal", partial(np.random.default_rng(0).standard_normal, n, np.float32), 4 * n),
+    ]
+    yield Line(f"noise, one core, {isa}", drawn, [Goal("speed", at_least, "torch normal_")] if at_least else ())
+    a, s, peer = 0.8, 0.6, "torch x*a + s*randn_like(x)"
+    noised = [
+        Contender(OURS, lambda: sf.combine([x, z], [a, s], out=y), 8 * n),
+        Contender(peer, lambda: x * a + s * torch.randn_like(x), 8 * n),
+    ]
+    yield Line(f"α·x + σ·ε, one core, {isa}", noised, [Goal("speed", 4.0, peer)] if at_least else ())
+
+
+def small(options: Options) -> Iterator[Line]:
+    """What a call costs: three operands of 4 × 16."""
+    u = operands(3, 4, 16)
+    v = [u_j.numpy() for u_j in u]
+    yield Line(
+        "small call, 3 operands of 4 × 16, torch",
+        [
+            Contender(OURS, lambda: sf.combine(u, [0.5, 0.3, 0.2])),
+            Contender("torch eager", lambda: 0.5 * u[0] + 0.3 * u[1] + 0.2 * u[2]),
+        ],
+        [Goal("seconds", 2e-6)],
+    )
+    yield Line(
+        "small call, 3 operands of 4 × 16, NumPy",
+        [
+            Contender(OURS, lambda: sf.combine(v, [0.5, 0.3, 0.2])),
+            Contender("NumPy", lambda: 0.5 * v[0] + 0.3 * v[1] + 0.2 * v[2]),
+        ],
+        [Goal("seconds", 0.8e-6)],
+    )
+
+
+def importing(options: Options) -> Iterator[Result]:
+    """What `import scorefusion` adds to importing NumPy, in fresh processes."""
+    program = "import numpy, time; t = time.perf_counter(); import scorefusion; print(time.perf_counter() - t)"
+    rounds = 3 if options.quick else 15
+    seconds = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(rounds)]
+    low, median, high = (float(q) for q in np.percentile(seconds, [25, 50, 75]))
+    times = {OURS: Times(median, low, high, rounds, bytes=0, yardstick=False)}
+    yield Result("import scorefusion, beyond NumPy", times, [Goal("seconds", 30e-3)])
+
+
+GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
+    "combine": combine,
+    "half": half,
+    "fresh": fresh,
+    "reductions": reductions,
+    "tiny": tiny,
+    "huge": huge,
+    "noise": noise,
+    "small": small,
+    "import": importing,
+}
+PARTS = {"noise-of-one-core": noise_of_one_core}  # run by a group, not by themselves
+
+
+def run(groups: list[str], options: Options) -> Iterator[Result]:
+    torch.set_num_threads(options.threads)
+    sf.set_num_threads(options.threads)
+    for group in groups:
+        for line in (GROUPS | PARTS)[group](options):
+            yield line if isinstance(line, Result) else measure(line, options.seconds)

@@ -1,0 +1,56 @@
+"""The same work as others do it: NumPy, torch eager, torch.compile, JAX, and a hand-stacked matmul."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+Tensors = Sequence[torch.Tensor]
+
+
+def eager_combine(u: Tensors, c: Sequence[float], y: torch.Tensor) -> None:
+    torch.mul(u[0], c[0], out=y)
+    for u_j, c_j in zip(u[1:], c[1:], strict=True):
+        y.add_(u_j, alpha=c_j)
+
+
+def compiled_combine(u: Tensors, c: Sequence[float], y: torch.Tensor) -> Callable[[], None]:
+    """One fused loop by Inductor."""
+
+    @torch.compile(dynamic=False)
+    def combine(u: Tensors, y: torch.Tensor) -> None:
+        y.copy_(sum(c_j * u_j for u_j, c_j in zip(u, c, strict=True)))
+
+    return lambda: combine(u, y)
+
+
+def numpy_combine(u: Sequence[np.ndarray], c: Sequence[float], y: np.ndarray, product: np.ndarray) -> None:
+    np.multiply(u[0], np.float32(c[0]), out=y)
+    for u_j, c_j in zip(u[1:], c[1:], strict=True):
+        np.multiply(u_j, np.float32(c_j), out=product)
+        np.add(y, product, out=y)
+
+
+def jax_combine(u: Sequence[np.ndarray], c: Sequence[float]) -> Callable[[], object] | None:
+    """One fused loop by XLA, into an array of its own; None where JAX is not installed."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    import jax
+
+    combine = jax.jit(lambda u: sum(c_j * u_j for u_j, c_j in zip(u, c, strict=True)))
+    operands = [jax.numpy.asarray(u_j) for u_j in u]
+    return lambda: combine(operands).block_until_ready()
+
+
+def stacked_gram(u: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    U = torch.stack(list(u), 1).to(dtype)  # (B, m, D)
+    return U @ U.mT
+
+
+def stacked_residual(u: Tensors, c: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    U = torch.stack(list(u), 1).to(dtype)  # (B, m, D)
+    r = torch.einsum("bmd,m->bd", U, c.to(dtype))
+    return (r * r).sum(1), 2 * torch.einsum("bmd,bd->bm", U, r)

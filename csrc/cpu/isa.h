@@ -1,0 +1,60 @@
+// The table of inner loops, compiled once per instruction set and chosen once, when the module is loaded.
+//
+// All sets give the same bits. Inner loops see raw pointers of one element type; who converts, cuts into blocks
+// and divides among threads is csrc/cpu/stage.h and the *_cpu.cpp launchers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../array/dtype.h"
+
+namespace scorefusion {
+
+constexpr int narrow_lanes = 16;  // samples side by side in the loops for narrow samples
+
+// The loops that exist for float and for double blocks.
+template <class T>
+struct KernelsOf {
+  // y_e = Σ_j c_j u_je; streaming: past the cache.
+  void (*combine)(const T* const* u, const T* c, int m, T* y, int64_t n, bool streaming);
+  // lanes[pair][8] += products over a block; n is a multiple of 8.
+  void (*gram)(const T* const* u, int m, int64_t n, double* lanes);
+  // r_e = Σ_j c_j u_je; lanes[0][8] += r², lanes[1 + j][8] += u_j r; n is a multiple of 8.
+  void (*residual)(const T* const* u, const double* c, int m, int64_t n, double* r, double* lanes);
+  // to T exactly; from T rounded once
+  void (*widen)(const void* from, DType dtype, T* to, int64_t n);
+  void (*round)(const T* from, DType dtype, void* to, int64_t n, bool streaming);
+  // The same for narrow samples side by side: a block holds element d of sample `lane` at d·narrow_lanes + lane, the
+  // coefficients are c[j][lane], and every lane has sums of its own.
+  void (*narrow_gather)(const T* from, int64_t stride, int64_t size, T* to);
+  void (*narrow_scatter)(const T* from, int64_t size, T* to, int64_t stride);
+  void (*narrow_combine)(const T* const* u, const T* c, int m, T* y, int64_t n);
+  void (*narrow_gram)(const T* const* u, int m, int64_t n, double* pairs);
+  void (*narrow_residual)(const T* const* u, const double* c, int m, int64_t n, double* r, double* sums);
+};
+
+struct Kernels {
+  const char* name;
+  KernelsOf<float> f32;
+  KernelsOf<double> f64;
+  // The 4·groups normals of counters q, q + 1, …; `to` has room for whole vectors (noise_slack floats more).
+  void (*normals)(uint64_t seed, uint64_t stream, uint64_t q, int64_t groups, float* to);
+};
+
+constexpr int64_t noise_slack = 64;
+
+template <class T>
+const KernelsOf<T>& of(const Kernels& kernels) {
+  if constexpr (sizeof(T) == 4)
+    return kernels.f32;
+  else
+    return kernels.f64;
+}
+
+const Kernels& kernels();                  // the chosen table
+const char* isa_name();                    // its name: baseline, avx2 or avx512
+std::vector<std::string> isa_available();  // what this build has and this machine can run, best last
+
+}  // namespace scorefusion

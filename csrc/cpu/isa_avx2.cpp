@@ -1,0 +1,2 @@
+#define SF_ISA avx2
+#include "kernels.inc"

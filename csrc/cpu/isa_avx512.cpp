@@ -1,0 +1,4 @@
+#define SF_ISA avx512
+// GCC 12 takes the deliberately undefined pass-through operands of its own intrinsics for mistakes.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "kernels.inc"

@@ -1,0 +1,2 @@
+#define SF_ISA baseline
+#include "kernels.inc"

@@ -1,0 +1,36 @@
+#include "combine.h"
+
+#include "call.h"
+#include "python.h"
+
+namespace scorefusion {
+
+namespace {
+
+void launch(Call& call) {
+  if (call.empty()) return;
+  if (call.on_host()) {
+    call.run_on_host([&](const Work& work) { combine_cpu(call.batch(), call.c(), call.y(), work); });
+  } else {
+    double* const workspace = call.workspace(combine_workspace(call.batch(), call.c()));
+    combine_cuda(call.batch(), call.c(), call.y(), workspace, call.stream());
+  }
+}
+
+}  // namespace
+
+py::object combine(py::handle u, py::handle c, py::handle out) {
+  Call call(u, c, out);
+  call.place(true);
+  launch(call);
+  return call.finish();
+}
+
+py::object noise_like(const Noise& noise, py::handle x) {
+  Call call(noise, x);
+  call.place(true);
+  launch(call);
+  return call.finish();
+}
+
+}  // namespace scorefusion

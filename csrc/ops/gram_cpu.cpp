@@ -1,0 +1,69 @@
+// gram and combine_gram on the CPU: m·samples·size elements are read once; y is written on the way.
+#include "gram.h"
+#include "sums_cpu.h"
+
+namespace scorefusion {
+namespace {
+
+// Both halves of G_b; pair p of this sample is pairs[p·step].
+void write_gram(const double* pairs, int64_t step, int m, double* G) {
+  for (int i = 0; i < m; ++i)
+    for (int j = 0; j <= i; ++j) G[i * m + j] = G[j * m + i] = pairs[pair_index(i, j) * step];
+}
+
+template <class T>
+void gram_rows(const Batch& batch, const Coefficients& c, const Output& y, double* G, const Work& work) {
+  const int m = batch.m;
+  const bool streaming = y.data && is_streamed(batch, y);
+  sum_rows<T>(
+      batch, pair_count(m), block_size, work,
+      [&](T* made) {
+        return [&, made](int64_t b, const T* const* u, int64_t d, int64_t n, int64_t padded, double* lanes) {
+          of<T>(kernels()).gram(u, m, padded, lanes);
+          if (!y.data) return;
+          // After the sums: y may overwrite an operand.
+          T c_b[max_operands];
+          read_coefficients(c, m, b, c_b);
+          const Written<T> to(y, b, d, made);
+          of<T>(kernels()).combine(u, c_b, m, to.at(), n, streaming);
+          to.finish(n, streaming);
+        };
+      },
+      [&](int64_t b, const double* sums) { write_gram(sums, 1, m, G + b * m * m); });
+}
+
+template <class T>
+void gram_narrow(const Batch& batch, const Coefficients& c, const Output& y, double* G, const Work& work) {
+  const int m = batch.m;
+  const int64_t pairs_room = pair_count(m) * narrow_lanes;
+  for_narrow<T, T>(batch, c, pairs_room + Narrow<T>::row, work, [&](double* memory) {
+    return [&, pairs = memory, result = reinterpret_cast<T*>(memory + pairs_room)](Narrow<T>& narrow, int64_t b,
+                                                                                   int64_t count) {
+      std::fill_n(pairs, pairs_room, 0.0);
+      of<T>(kernels()).narrow_gram(narrow.u(), m, narrow.elements(), pairs);
+      for (int64_t lane = 0; lane < count; ++lane) write_gram(pairs + lane, narrow_lanes, m, G + (b + lane) * m * m);
+      if (!y.data) return;
+      of<T>(kernels()).narrow_combine(narrow.u(), narrow.coefficients(), m, result, narrow.elements());
+      narrow.scatter(result, y, b, count);
+    };
+  });
+}
+
+template <class T>
+void gram_as(const Batch& batch, const Coefficients& c, const Output& y, double* G, const Work& work) {
+  if (is_narrow(batch))
+    gram_narrow<T>(batch, c, y, G, work);
+  else
+    gram_rows<T>(batch, c, y, G, work);
+}
+
+}  // namespace
+
+void gram_cpu(const Batch& batch, const Coefficients& c, const Output& y, double* G, const Work& work) {
+  if (works_in_float64(batch, y))
+    gram_as<double>(batch, c, y, G, work);
+  else
+    gram_as<float>(batch, c, y, G, work);
+}
+
+}  // namespace scorefusion

@@ -1,0 +1,180 @@
+// What the CPU launchers share: how (samples, size) is cut into items of work, and samples too narrow for a loop
+// of their own laid side by side.
+#pragma once
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "../cpu/stage.h"
+#include "../cpu/threads.h"
+
+namespace scorefusion {
+
+// Items of about chunk_size elements: several samples each, or one chunk of a sample.
+struct Cut {
+  int64_t samples, size;
+  int64_t samples_per_item;  // 1 where samples are cut into chunks
+  int64_t chunks;            // per sample
+
+  explicit Cut(const Batch& batch)
+      : samples(batch.samples),
+        size(batch.size),
+        samples_per_item(std::max<int64_t>(1, chunk_size / std::max<int64_t>(1, size) / narrow_lanes * narrow_lanes)),
+        chunks(samples_per_item > 1 ? 1 : (size + chunk_size - 1) / chunk_size) {}
+
+  int64_t items() const { return (samples + samples_per_item - 1) / samples_per_item * chunks; }
+
+  // Calls each(b, chunk, d, n) for the samples and the stretch [d, d + n) that make up an item.
+  template <class Each>
+  void walk(int64_t item, Each&& each) const {
+    const int64_t chunk = item % chunks, first = item / chunks * samples_per_item;
+    const int64_t last = std::min(samples, first + samples_per_item), d = chunk * chunk_size;
+    for (int64_t b = first; b < last; ++b) each(b, chunk, d, chunks > 1 ? std::min(chunk_size, size - d) : size);
+  }
+};
+
+inline bool worth_several(const Batch& batch) { return batch.samples * batch.size * batch.m >= worth_threads; }
+
+// Should y go past the cache? Yes where it could not stay there, unless it overwrites what was just read.
+inline bool is_streamed(const Batch& batch, const Output& y) {
+  static const int64_t cache = [] {
+    const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    return bytes > 0 ? bytes : int64_t(32) << 20;
+  }();
+  if (y.dtype == DType::float16 || y.dtype == DType::bfloat16) return false;
+  int64_t bytes = size_of(y.dtype);
+  for (int j = 0; j < batch.m; ++j) {
+    if (batch.u[j].data == y.data) return false;
+    if (!batch.u[j].is_noise()) bytes += size_of(batch.u[j].dtype);
+  }
+  return batch.samples * batch.size * bytes > cache;
+}
+
+// Writes n results to [d, d + n) of sample b: in place where types agree, else through `made` and one rounding.
+template <class T>
+class Written {
+ public:
+  Written(const Output& y, int64_t b, int64_t d, T* made)
+      : to_(element_of(y, b, d)), dtype_(y.dtype), at_(dtype_ == dtype_of<T> ? static_cast<T*>(to_) : made) {}
+  T* at() const { return at_; }
+  void finish(int64_t n, bool streaming) const {
+    if (dtype_ != dtype_of<T>) of<T>(kernels()).round(at_, dtype_, to_, n, streaming);
+  }
+
+ private:
+  void* to_;
+  DType dtype_;
+  T* at_;
+};
+
+inline bool is_narrow(const Batch& batch) { return batch.samples > 1 && batch.size <= narrow_size; }
+
+// narrow_lanes samples at a time side by side, so that one vector holds one element of many samples: element d of
+// sample `lane` is at d·narrow_lanes + lane. C is the type of the coefficients, c[j][lane].
+template <class T, class C = T>
+class Narrow {
+ public:
+  static constexpr int64_t row = narrow_size * narrow_lanes;  // of one operand
+  static constexpr int64_t flat = row + noise_slack;
+
+  static int64_t room(const Batch& batch) { return batch.m * row + 2 * flat; }
+
+  Narrow(const Batch& batch, const Coefficients& c, T* buffer) : batch_(batch), c_(c), flat_(buffer + batch.m * row) {
+    for (int j = 0; j < batch.m; ++j) u_[j] = buffer + j * row;
+    if (c.shared()) spread_coefficients(0, 1);
+  }
+
+  const T* const* u() const { return u_; }
+  const C* coefficients() const { return coefficients_; }
+  int64_t elements() const { return batch_.size * narrow_lanes; }
+
+  // Lays out samples [b, b + count); lanes beyond them hold zeros.
+  void gather(int64_t b, int64_t count) {
+    for (int j = 0; j < batch_.m; ++j) {
+      int64_t stride;
+      const T* from = samples_of(batch_.u[j], b, count, stride);
+      if (count == narrow_lanes) {
+        of<T>(kernels()).narrow_gather(from, stride, batch_.size, u_[j]);
+        continue;
+      }
+      std::fill_n(u_[j], elements(), T(0));
+      for (int64_t d = 0; d < batch_.size; ++d)
+        for (int64_t lane = 0; lane < count; ++lane) u_[j][d * narrow_lanes + lane] = from[lane * stride + d];
+    }
+    if (!c_.shared()) spread_coefficients(b, count);
+  }
+
+  // Writes results that lie side by side back as samples [b, b + count).
+  template <class From>
+  void scatter(const From* from, const Output& y, int64_t b, int64_t count) {
+    From* row_of = reinterpret_cast<From*>(flat_);
+    const int64_t size = batch_.size;
+    if (count == narrow_lanes && y.dtype == dtype_of<From>)
+      return of<From>(kernels()).narrow_scatter(from, size, static_cast<From*>(element_of(y, b, 0)), y.stride);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      From* to = y.dtype == dtype_of<From> ? static_cast<From*>(element_of(y, b + lane, 0)) : row_of;
+      for (int64_t d = 0; d < size; ++d) to[d] = from[d * narrow_lanes + lane];
+      if (to == row_of) of<From>(kernels()).round(row_of, y.dtype, element_of(y, b + lane, 0), size, false);
+    }
+  }
+
+ private:
+  void spread_coefficients(int64_t b, int64_t count) {
+    C c_b[max_operands];
+    for (int64_t lane = 0; lane < narrow_lanes; ++lane) {
+      if (lane < count) read_coefficients(c_, batch_.m, b + lane, c_b);
+      for (int j = 0; j < batch_.m; ++j) coefficients_[j * narrow_lanes + lane] = c_b[j];
+    }
+  }
+
+  // The samples as T with `stride` elements from one to the next.
+  const T* samples_of(const Operand& u, int64_t b, int64_t count, int64_t& stride) {
+    const int64_t size = batch_.size;
+    stride = size;
+    if (u.is_noise()) {
+      float* z = reinterpret_cast<float*>(flat_);
+      if (!u.ids) return as_T(normals_from(u, noise_index(u, size, b, 0), count * size, z), count * size);
+      float one[narrow_size + noise_slack];
+      for (int64_t s = 0; s < count; ++s)
+        std::memcpy(z + s * size, normals_from(u, noise_index(u, size, b + s, 0), size, one),
+                    size_t(size) * sizeof(float));
+      return as_T(z, count * size);
+    }
+    if (u.dtype == dtype_of<T>) {
+      stride = u.stride;
+      return static_cast<const T*>(element_of(u, b, 0));
+    }
+    const auto widen = of<T>(kernels()).widen;
+    if (u.stride == size) {
+      widen(element_of(u, b, 0), u.dtype, flat_, count * size);
+    } else {
+      for (int64_t s = 0; s < count; ++s) widen(element_of(u, b + s, 0), u.dtype, flat_ + s * size, size);
+    }
+    return flat_;
+  }
+
+  const T* as_T(const float* z, int64_t n) {
+    if constexpr (std::is_same_v<T, float>) {
+      return z;
+    } else {
+      kernels().f64.widen(z, DType::float32, flat_ + flat, n);
+      return flat_ + flat;
+    }
+  }
+
+  const Batch& batch_;
+  const Coefficients& c_;
+  C coefficients_[max_operands * narrow_lanes];
+  T* u_[max_operands];
+  T* flat_;
+};
+
+// Calls each(b, count) for the groups of up to narrow_lanes samples of an item.
+template <class Each>
+void walk_narrow(const Cut& cut, int64_t item, Each&& each) {
+  const int64_t first = item * cut.samples_per_item, last = std::min(cut.samples, first + cut.samples_per_item);
+  for (int64_t b = first; b < last; b += narrow_lanes) each(b, std::min<int64_t>(narrow_lanes, last - b));
+}
+
+}  // namespace scorefusion

@@ -1,0 +1,16 @@
+// The host operations as the bindings know them: Python objects in, Python objects out.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "../array/noise.h"
+
+namespace scorefusion {
+
+py::object combine(py::handle u, py::handle c, py::handle out);
+py::object gram(py::handle u, py::handle out);
+py::tuple combine_gram(py::handle u, py::handle c, py::handle out);  // y, G
+py::tuple residual(py::handle u, py::handle c, py::handle out);      // loss, grad
+py::object noise_like(const Noise& noise, py::handle x);
+
+}  // namespace scorefusion

@@ -1,0 +1,67 @@
+// residual on the CPU: m·samples·size elements are read once; r is written on the way if wanted.
+#include "residual.h"
+#include "sums_cpu.h"
+
+namespace scorefusion {
+namespace {
+
+template <class T>
+void residual_rows(const Batch& batch, const Coefficients& c, const Output& r, double* loss, double* grad,
+                   const Work& work) {
+  const int m = batch.m;
+  sum_rows<T>(
+      batch, 1 + m, 2 * block_size, work,
+      [&](T* memory) {
+        return [&, r_block = reinterpret_cast<double*>(memory)](int64_t b, const T* const* u, int64_t d, int64_t n,
+                                                                int64_t padded, double* lanes) {
+          double c_b[max_operands];
+          read_coefficients(c, m, b, c_b);
+          of<T>(kernels()).residual(u, c_b, m, padded, r_block, lanes);
+          if (r.data) kernels().f64.round(r_block, r.dtype, element_of(r, b, d), n, false);
+        };
+      },
+      [&](int64_t b, const double* sums) {
+        loss[b] = sums[0];
+        for (int j = 0; j < m; ++j) grad[b * m + j] = 2 * sums[1 + j];
+      });
+}
+
+template <class T>
+void residual_narrow(const Batch& batch, const Coefficients& c, const Output& r, double* loss, double* grad,
+                     const Work& work) {
+  const int m = batch.m;
+  const int64_t sums_room = (1 + m) * narrow_lanes, r_room = narrow_size * narrow_lanes;
+  for_narrow<T, double>(batch, c, sums_room + r_room, work, [&](double* memory) {
+    return [&, sums = memory, r_tile = memory + sums_room](Narrow<T, double>& narrow, int64_t b, int64_t count) {
+      std::fill_n(sums, sums_room, 0.0);
+      of<T>(kernels()).narrow_residual(narrow.u(), narrow.coefficients(), m, narrow.elements(), r_tile, sums);
+      for (int64_t lane = 0; lane < count; ++lane) {
+        loss[b + lane] = sums[lane];
+        for (int j = 0; j < m; ++j) grad[(b + lane) * m + j] = 2 * sums[(1 + j) * narrow_lanes + lane];
+      }
+      if (r.data) narrow.scatter(r_tile, r, b, count);
+    };
+  });
+}
+
+template <class T>
+void residual_as(const Batch& batch, const Coefficients& c, const Output& r, double* loss, double* grad,
+                 const Work& work) {
+  if (is_narrow(batch))
+    residual_narrow<T>(batch, c, r, loss, grad, work);
+  else
+    residual_rows<T>(batch, c, r, loss, grad, work);
+}
+
+}  // namespace
+
+void residual_cpu(const Batch& batch, const Coefficients& c, const Output& r, double* loss, double* grad,
+                  const Work& work) {
+  // r is float64 whatever the operands are: they are read as double only where one of them is.
+  if (works_in_float64(batch, Output{}))
+    residual_as<double>(batch, c, r, loss, grad, work);
+  else
+    residual_as<float>(batch, c, r, loss, grad, work);
+}
+
+}  // namespace scorefusion

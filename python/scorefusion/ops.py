@@ -1,0 +1,188 @@
+"""The operations: linear combinations of score tensors, their inner products, and residuals with gradients.
+
+Letters as everywhere: m operands u_j of shape ``(B, *event)``, B samples, D = prod(event) elements each, and
+coefficients c. What holds for all four functions:
+
+**Operands** ``u``: a list of 1 to 64, each an array or a `Noise`, at least one an array. NumPy, PyTorch, JAX and CuPy
+arrays and everything that speaks DLPack may stand side by side, of dtype float16, bfloat16, float32 or float64 as they
+come, all of one shape and on one device. The first array decides whose arrays the results are.
+
+**Coefficients** ``c``: m numbers; an array ``(m,)``; or ``(B, m)``, one row per sample, as nested lists or as an array.
+On the host, or on the device of the operands, where they are read by the kernel alone. They are rounded once, to the
+type that the arithmetic is done in.
+
+**Memory.** Operands are read where they lie if the elements of each sample follow one another, in C order, whatever the
+stride of the batch (slices, expanded batches), or all in one and the same other order (torch's ``channels_last``) with
+no noise among them: a fresh result then has that order too. Anything else, such as ``x[:, ::2]``, is copied once by
+its framework before it is read. An ``out`` of such a layout is written by a copy at the end.
+
+**Gradients** do not pass through these functions: a tensor that wants them is refused (use `scorefusion.torch`).
+
+**Errors.** TypeError: not an array, a dtype that is none of the four, a tensor whose memory does not hold its values
+(wants gradients, negative-bit view, fake, sparse). ValueError: shapes or devices that differ, more than 64 operands, an
+``out`` that is read-only, of another shape, or shares memory with what is read. RuntimeError: CUDA failed or is absent.
+A call that fails has written nothing, unless CUDA failed or Ctrl-C came while the kernel ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from . import _core
+from ._core import Noise as Noise
+
+
+class CombineGram(NamedTuple):
+    """What `combine_gram` returns."""
+
+    y: Any  # (B, *event)
+    G: Any  # (B, m, m) float64
+
+
+class Residual(NamedTuple):
+    """What `residual` returns."""
+
+    loss: Any  # (B,) float64
+    grad: Any  # (B, m) float64
+
+
+# Bound once: a small call takes well under a microsecond, and two lookups are a tenth of that.
+_combine = _core.combine
+_gram = _core.gram
+_combine_gram = _core.combine_gram
+_residual = _core.residual
+
+
+def combine(u: Sequence[Any], c: Any, *, out: Any = None) -> Any:
+    """y_b = Σ_j c_bj u_bj
+
+    A chain of fused multiply-adds in the order of the operands, in float32, or in float64 if an operand or ``out`` is
+    float64; every operand is read once, `Noise` is not read at all.
+
+    Args:
+        u: the operands, arrays ``(B, *event)`` and `Noise` (see the module's documentation, as for all that follows).
+        c: the coefficients, m numbers, ``(m,)`` or ``(B, m)``.
+        out: an array ``(B, *event)`` that receives y and decides its dtype. It may be one of the operands.
+
+    Returns:
+        y ``(B, *event)``, which is ``out`` where that was given; else of the widest dtype among the arrays (float16
+        with bfloat16 gives float32). A float64 result is a NumPy array where the framework knows no float64.
+
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> x0 = np.ones((2, 3), np.float32)
+        >>> sf.combine([x0, 2 * x0], [0.5, 0.25])
+        array([[1., 1., 1.],
+               [1., 1., 1.]], dtype=float32)
+        >>> x_t = sf.combine([x0, sf.Noise(seed=7)], [[0.8, 0.6], [0.6, 0.8]])  # α and σ of each sample
+    """
+    return _combine(u, c, out)
+
+
+def gram(u: Sequence[Any], *, out: Any = None) -> Any:
+    """G_bij = <u_bi, u_bj>
+
+    All inner products of each sample's operands in one read. Products and sums are float64 for every dtype, and summed
+    in an order that only D decides: the same bits on every machine, for any number of threads, run twice.
+
+    Args:
+        u: the operands, arrays ``(B, *event)`` and `Noise`.
+        out: a float64 array ``(B, m, m)`` that receives G, and shares no memory with an operand.
+
+    Returns:
+        G ``(B, m, m)``, float64, symmetric bit for bit.
+
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> sf.gram([np.ones((1, 4)), np.arange(4.0)[None]])
+        array([[[ 4.,  6.],
+                [ 6., 14.]]])
+    """
+    return _gram(u, out)
+
+
+def combine_gram(u: Sequence[Any], c: Any, *, out: Any = None) -> CombineGram:
+    """y_b = Σ_j c_bj u_bj and G_bij = <u_bi, u_bj>, both in one read
+
+    Bit for bit what `combine` and `gram` give, for the memory traffic of `combine`.
+
+    Args:
+        u: the operands, arrays ``(B, *event)`` and `Noise`.
+        c: the coefficients, m numbers, ``(m,)`` or ``(B, m)``.
+        out: an array ``(B, *event)`` that receives y and decides its dtype. It may be one of the operands.
+
+    Returns:
+        ``.y (B, *event)`` and ``.G (B, m, m)``, float64.
+
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> step = sf.combine_gram([np.ones((1, 4)), np.arange(4.0)[None]], [1, -1])
+        >>> step.y
+        array([[ 1.,  0., -1., -2.]])
+    """
+    return CombineGram._make(_combine_gram(u, c, out))
+
+
+def residual(u: Sequence[Any], c: Any, *, out: Any = None) -> Residual:
+    """r_b = Σ_j c_bj u_bj,  loss_b = |r_b|²,  grad_bj = ∂loss_b/∂c_bj = 2 <u_bj, r_b>
+
+    Combination, score-matching loss and its gradient in the weights, in one read. The target is one more operand, with
+    coefficient −1 (or +1 for a residual like σs + ε). All in float64; the sums use r before it is rounded to ``out``.
+
+    Args:
+        u: the operands, arrays ``(B, *event)`` and `Noise`.
+        c: the coefficients, m numbers, ``(m,)`` or ``(B, m)``.
+        out: an array ``(B, *event)`` that receives r, rounded to its dtype. It may be one of the operands.
+
+    Returns:
+        ``.loss (B,)`` and ``.grad (B, m)``, float64.
+
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> fit = sf.residual([np.ones((1, 4)), np.arange(4.0)[None]], [1, -1])
+        >>> fit.loss, fit.grad
+        (array([6.]), array([[ -4., -16.]]))
+    """
+    return Residual._make(_residual(u, c, out))
+
+
+def set_num_threads(n: int) -> None:
+    """Use n threads, the calling one included, for work on the CPU; results do not depend on it.
+
+    Starts as ``SCOREFUSION_NUM_THREADS``, or as the number of cores this process may use.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """The number of threads that work on the CPU may use."""
+    return _core.num_threads()
+
+
+def build_info() -> dict[str, Any]:
+    """What this build is and what it found here: plain data, for bug reports and benchmark files.
+
+    ``isa`` is the instruction set in use (``SCOREFUSION_ISA`` forces one), ``isa_available`` lists those that this
+    build has and this machine can run.
+    """
+    runtime, driver = _core.cuda_versions()
+    return {
+        "version": _core.__version__,
+        "isa": _core.isa(),
+        "isa_available": _core.isas(),
+        "threads": _core.num_threads(),
+        "cuda": {
+            "available": _core.cuda_available(),
+            "why_not": _core.cuda_why_not(),
+            "architectures": _core.cuda_architectures(),
+            "runtime": runtime,
+            "driver": driver,
+        },
+    }
