@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 from pathlib import Path
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument(
         "--group",
         action="append",
-        choices=[*cpu.GROUPS, *cpu.PARTS, *cuda.GROUPS],
+        choices=sorted({*cpu.GROUPS, *cpu.PARTS, *cuda.GROUPS}),
         help="what to measure, once or several times; default: everything for the device",
     )
     parser.add_argument(
@@ -35,6 +36,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
+    if arguments.device == "cuda" and not sf.cuda.available():
+        parser.error(f"no CUDA: {sf.cuda.why_not()}")
     if arguments.quick:
         arguments.size, arguments.seconds = 1, 0.02
     options = cpu.Options(arguments.size * cpu.MIB, arguments.threads, arguments.seconds, arguments.quick)
@@ -47,9 +50,11 @@ def main() -> None:
     )
     results = []
     for result in device.run(arguments.group or list(device.GROUPS), options):
+        if arguments.quick:
+            result = dataclasses.replace(result, goals=())
         print(result.table(), flush=True, end="\n\n")
         results.append(result)
-    print(summary(results))
+    print("it runs" if arguments.quick else summary(results))
 
     output = arguments.output
     if output is None and not arguments.quick:

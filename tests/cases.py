@@ -24,7 +24,7 @@ def shape_name(shape: tuple[int, ...]) -> str:
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
 every_count = pytest.mark.parametrize("m", COUNTS)
-every_narrow_size = pytest.mark.parametrize("D", range(1, 34))
+every_narrow_size = pytest.mark.parametrize("D", [*range(1, 34), 47, 63, 64, 65, 127, 128, 129])
 every_mixture = pytest.mark.parametrize(
     "dtypes",
     [

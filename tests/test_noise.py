@@ -13,7 +13,7 @@ from scipy import stats
 
 import scorefusion as sf
 
-LARGE = [0, 1, 2**32 - 1, 2**32, 2**40 + 3, 2**63 - 1]
+LARGE = [0, 1, 2**32 - 1, 2**32, 2**40 + 3, 2**53 + 1]
 
 
 def values(home, noise, shape, dtype="float32"):
@@ -60,9 +60,17 @@ def test_it_is_close_to_the_reference_for_every_size(home, shape):
 @pytest.mark.parametrize("sample", LARGE)
 @pytest.mark.parametrize("D", [1, 2, 4, 7, 32, 129])
 def test_samples_of_any_index_are_close_to_the_reference(home, sample, D):
-    """The element index wraps at 2⁶⁴."""
     z = values(home, sf.Noise(7, 11, sample), (5, D))
     tolerance.assert_within(z, sf.reference.normal(7, 11, sample, (5, D)), tolerance.NOISE)
+
+
+@pytest.mark.parametrize("D", [4, 7, 32, 129, 16385])
+def test_element_indices_go_up_to_two_to_the_sixty_four(home, D):
+    last = (2**64 - 1) // D - 1
+    z = values(home, sf.Noise(7, 11, last - 4), (5, D))
+    tolerance.assert_within(z, sf.reference.normal(7, 11, last - 4, (5, D)), tolerance.NOISE)
+    with pytest.raises(ValueError, match="too large"):
+        values(home, sf.Noise(7, 11, last), (5, D))
 
 
 @pytest.mark.parametrize("D", [1, 3, 1000])

@@ -80,7 +80,7 @@ def test_a_number_of_threads_below_one_is_refused(n):
         sf.set_num_threads(n)
 
 
-@pytest.mark.parametrize("D", [1, 3, 7, 8, 9, 31, 32, 33, 137, 513, 16385])
+@pytest.mark.parametrize("D", [1, 3, 7, 8, 9, 31, 32, 33, 64, 65, 137, 513, 16385])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_any_split_of_the_batch_gives_the_same_bits(home, D, dtype):
     u, c = home.operands(3, (35, D), dtype), home.normal((35, 4), seed=9)

@@ -24,7 +24,9 @@ dlpack::DataType type_of(PyArrayObject* array) {
   if (PyArray_ISBYTESWAPPED(array)) return {code_unknown, 8, 1};
   const uint8_t bits = uint8_t(8 * PyArray_ITEMSIZE(array));
   switch (descr->type_num) {
-    case NPY_FLOAT: case NPY_DOUBLE: case NPY_HALF: return {dlpack::code_float, bits, 1};
+    case NPY_FLOAT:
+    case NPY_DOUBLE:
+    case NPY_HALF: return {dlpack::code_float, bits, 1};
     case NPY_BOOL: return {dlpack::code_bool, bits, 1};
     default: break;
   }
@@ -44,8 +46,10 @@ std::string pending_text() {
 
 Device device_of(dlpack::Device device, const Argument& argument) {
   switch (device.type) {
-    case dlpack::cpu: case dlpack::cuda_host: return {true, 0};
-    case dlpack::cuda: case dlpack::cuda_managed: return {false, device.id};
+    case dlpack::cpu:
+    case dlpack::cuda_host: return {true, 0};
+    case dlpack::cuda:
+    case dlpack::cuda_managed: return {false, device.id};
     default: break;
   }
   throw ValueError(argument.text() + " is on a device of DLPack type " + std::to_string(device.type) +
@@ -168,8 +172,8 @@ void Array::read_tensor(const dlpack::Tensor& tensor) {
 void Array::read_exchange() {
   const dlpack::ExchangeApi& api = *framework->api;
   const auto refused = [this] {
-    return TypeError(argument.text() + " has no memory to read (a sparse, meta, nested or transformed tensor?): " +
-                     pending_text());
+    return TypeError(argument.text() +
+                     " has no memory to read (a sparse, meta, nested or transformed tensor?): " + pending_text());
   };
   if (api.to_tensor) {
     dlpack::Tensor tensor;

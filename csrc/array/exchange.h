@@ -66,10 +66,10 @@ class Array {
   int64_t stride(int axis) const;  // in bytes
   int64_t elements() const;
   bool is_float() const;
-  DType dtype() const;         // throws TypeError unless is_float()
+  DType dtype() const;  // throws TypeError unless is_float()
   std::string dtype_text() const;
   std::string shape_text() const;
-  Stream stream() const;       // that its framework works on now (on a GPU)
+  Stream stream() const;  // that its framework works on now (on a GPU)
 
  private:
   void read_numpy();
@@ -81,7 +81,7 @@ class Array {
 
   const int64_t* strides_ = nullptr;  // in units of stride_unit_ bytes; nullptr: C order
   int64_t stride_unit_ = 1;
-  void* managed_ = nullptr;           // a managed tensor that is ours to release
+  void* managed_ = nullptr;  // a managed tensor that is ours to release
   bool managed_is_versioned_ = false;
 };
 

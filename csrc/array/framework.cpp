@@ -60,7 +60,8 @@ const TorchFunctions* torch_functions() {
     if (method->ml_flags == METH_NOARGS) functions.is_neg = method;
   }
   functions.is_grad_enabled = py::object(torch.attr("is_grad_enabled")).release().ptr();
-  functions.increment_version = py::object(torch.attr("autograd").attr("graph").attr("increment_version")).release().ptr();
+  functions.increment_version =
+      py::object(torch.attr("autograd").attr("graph").attr("increment_version")).release().ptr();
   const py::object forward = torch.attr("autograd").attr("forward_ad");
   functions.forward_globals = PyModule_GetDict(forward.ptr());
   functions.forward_level = PyUnicode_InternFromString("_current_level");

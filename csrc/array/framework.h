@@ -23,9 +23,9 @@ struct Framework {
   PyTypeObject* type = nullptr;  // held for ever, so that no other type can take its address
   Way way = Way::capsule;
   Torch torch = Torch::no;
-  bool jax = false;     // its arrays never change: nothing may be written into them
-  bool tracer = false;  // stands for an array of JAX while a function is traced: there is nothing to read
-  bool cupy = false;    // its legacy capsules are writable
+  bool jax = false;               // its arrays never change: nothing may be written into them
+  bool tracer = false;            // stands for an array of JAX while a function is traced: there is nothing to read
+  bool cupy = false;              // its legacy capsules are writable
   bool takes_max_version = true;  // until __dlpack__ has refused the argument
   const dlpack::ExchangeApi* api = nullptr;
 };

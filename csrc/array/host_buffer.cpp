@@ -56,13 +56,15 @@ HostBuffer::HostBuffer(dlpack::DataType type, const int64_t* shape, int ndim)
   prefer_huge_pages(memory, bytes);
 }
 
-py::capsule HostBuffer::dlpack(const py::object&, const py::object& max_version, const py::object&, const py::object&) const {
+py::capsule HostBuffer::dlpack(const py::object&, const py::object& max_version, const py::object&,
+                               const py::object&) const {
   const auto lend = [this](auto* lent) {
     lent->memory = memory_;
     lent->shape = shape_;
     lent->strides = strides_;
     lent->managed.context = lent;
-    lent->managed.tensor = {data(), {dlpack::cpu, 0}, int32_t(shape_.size()), type_, lent->shape.data(), lent->strides.data(), 0};
+    lent->managed.tensor = {
+        data(), {dlpack::cpu, 0}, int32_t(shape_.size()), type_, lent->shape.data(), lent->strides.data(), 0};
     lent->managed.deleter = lent->release;
   };
   if (!max_version.is_none() && py::cast<uint32_t>(max_version[py::int_(0)]) >= dlpack::major_version) {

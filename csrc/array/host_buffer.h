@@ -19,7 +19,8 @@ class HostBuffer {
 
   char* data() const { return static_cast<char*>(memory_.get()); }
   // A capsule, versioned if max_version allows it. The other arguments of the protocol change nothing here.
-  py::capsule dlpack(const py::object& stream, const py::object& max_version, const py::object& device, const py::object& copy) const;
+  py::capsule dlpack(const py::object& stream, const py::object& max_version, const py::object& device,
+                     const py::object& copy) const;
 
  private:
   std::shared_ptr<void> memory_;

@@ -106,9 +106,7 @@ AxisOrder memory_order(const Array& array) {
   AxisOrder order(std::max(array.ndim - 1, 0));
   std::iota(order.begin(), order.end(), 1);
   // Strides of axes of extent 1 mean nothing: such axes come first, where they do no harm.
-  const auto distance = [&](int axis) {
-    return array.shape[axis] == 1 ? INT64_MAX : std::abs(array.stride(axis));
-  };
+  const auto distance = [&](int axis) { return array.shape[axis] == 1 ? INT64_MAX : std::abs(array.stride(axis)); };
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return distance(a) > distance(b); });
   return order;
 }

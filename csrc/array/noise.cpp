@@ -58,8 +58,7 @@ void Noise::take_ids(const Array& ids) {
   ids_.emplace(ids.shape[0]);
   for (int64_t b = 0; b < ids.shape[0]; ++b) {
     const int64_t id = read_integer(ids.data + b * ids.stride(0), ids.type);
-    if (id < 0)
-      throw ValueError("sample numbers must be in [0, 2**63), but sample[" + std::to_string(b) + "] is not");
+    if (id < 0) throw ValueError("sample numbers must be in [0, 2**63), but sample[" + std::to_string(b) + "] is not");
     (*ids_)[b] = id;
     last_ = std::max(last_, id);
   }
@@ -85,8 +84,8 @@ Operand Noise::operand(int64_t samples, int64_t size, const Device& device, cons
   operand.first = first_;
   const auto check_count = [&](int64_t count) {
     if (count != samples)
-      throw ValueError(argument.text() + " is noise for " + std::to_string(count) + " sample numbers; the operands have " +
-                       std::to_string(samples) + " samples");
+      throw ValueError(argument.text() + " is noise for " + std::to_string(count) +
+                       " sample numbers; the operands have " + std::to_string(samples) + " samples");
   };
   int64_t last = ids_ ? last_ : int64_t(first_) + std::max<int64_t>(samples - 1, 0);
   if (ids_) {

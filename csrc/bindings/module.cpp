@@ -31,7 +31,8 @@ void register_errors() {
 }
 
 // The one text that is not in Python, because the class is not.
-constexpr const char* noise_doc = R"(Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
+constexpr const char* noise_doc =
+    R"(Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
 
 An operand for `combine`, `gram`, `combine_gram` and `residual`, of whatever shape the arrays beside it have. Element d
 (in C order, whatever the memory layout) of sample b is a function of the seed, the stream, the number of the sample and
@@ -61,7 +62,9 @@ PYBIND11_MODULE(_core, m) {
   register_errors();
 
   py::class_<Noise> noise(m, "Noise", py::is_final(), noise_doc);
-  noise.def(py::init<py::handle, py::handle, py::handle>(), py::arg("seed"), py::arg("stream") = 0, py::arg("sample") = 0)
+  noise
+      .def(py::init<py::handle, py::handle, py::handle>(), py::arg("seed"), py::arg("stream") = 0,
+           py::arg("sample") = 0)
       .def("like", &noise_like, py::arg("x"),
            "The noise stored: an array of x's shape, dtype, framework and device. What x holds is not looked at.")
       .def_property_readonly("seed", &Noise::seed)
@@ -69,7 +72,8 @@ PYBIND11_MODULE(_core, m) {
       .def_property_readonly("sample", &Noise::sample)
       .def("__repr__", &Noise::text)
       .def("__hash__", &Noise::hash)
-      .def("__eq__", [](const Noise& a, const Noise& b) { return a == b; }, py::is_operator())
+      .def(
+          "__eq__", [](const Noise& a, const Noise& b) { return a == b; }, py::is_operator())
       .def(py::pickle([](const Noise& a) { return py::make_tuple(a.seed(), a.stream(), a.sample()); },
                       [](const py::tuple& state) { return Noise(state[0], state[1], state[2]); }));
   set_noise_type(reinterpret_cast<PyTypeObject*>(noise.ptr()));

@@ -21,7 +21,7 @@ struct KernelsOf {
   void (*combine)(const T* const* u, const T* c, int m, T* y, int64_t n, bool streaming);
   // lanes[pair][8] += products over a block; n is a multiple of 8.
   void (*gram)(const T* const* u, int m, int64_t n, double* lanes);
-  // r_e = Σ_j c_j u_je; lanes[0][8] += r², lanes[1 + j][8] += u_j r; n is a multiple of 8.
+  // r_e = Σ_j c_j u_je; lanes[0][8] += r², lanes[1 + j][8] += u_j r.
   void (*residual)(const T* const* u, const double* c, int m, int64_t n, double* r, double* lanes);
   // to T exactly; from T rounded once
   void (*widen)(const void* from, DType dtype, T* to, int64_t n);

@@ -84,7 +84,7 @@ class Stage {
   static constexpr int64_t row = block_size + noise_slack;
 
   // Room that `buffer` must have, in elements of T.
-  static int64_t room(const Batch& batch) { return (batch.m + 1) * row; }
+  static int64_t room(const Batch& batch) { return (batch.m + 1) * row + batch.m * sum_lanes; }
 
   Stage(const Batch& batch, T* buffer) : batch_(batch), buffer_(buffer) {
     for (int j = 0; j < batch.m; ++j) in_place_ &= is_in_place(batch.u[j]);
@@ -105,16 +105,14 @@ class Stage {
     return u_;
   }
 
-  // The same for n < 8 elements, followed by zeros up to eight.
-  const T* const* padded(int64_t b, int64_t d, int64_t n) {
-    block(b, d, n);
-    for (int j = 0; j < batch_.m; ++j) {
-      T* to = buffer_ + j * row;
-      std::memmove(to, u_[j], size_t(n) * sizeof(T));
-      for (int64_t e = n; e < sum_lanes; ++e) to[e] = T(0);
-      u_[j] = to;
+  // The n < 8 elements of the last block from its element `first` on, followed by zeros up to eight.
+  const T* const* padded(int64_t first, int64_t n) {
+    T* to = buffer_ + (batch_.m + 1) * row;
+    for (int j = 0; j < batch_.m; ++j, to += sum_lanes) {
+      for (int64_t e = 0; e < sum_lanes; ++e) to[e] = e < n ? u_[j][first + e] : T(0);
+      padded_[j] = to;
     }
-    return u_;
+    return padded_;
   }
 
  private:
@@ -139,6 +137,7 @@ class Stage {
   T* buffer_;
   bool in_place_ = true;
   const T* u_[max_operands];
+  const T* padded_[max_operands];
 };
 
 }  // namespace scorefusion

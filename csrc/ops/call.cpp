@@ -93,8 +93,8 @@ void Call::read_operands(py::handle u) {
   // The size is asked for again each time: reading an operand may run Python code, which may change the list.
   for (; m_ < PySequence_Fast_GET_SIZE(u.ptr()); ++m_) {
     if (m_ == max_operands)
-      throw ValueError("u has " + std::to_string(PySequence_Fast_GET_SIZE(u.ptr())) + " operands; one call takes at most " +
-                       std::to_string(max_operands));
+      throw ValueError("u has " + std::to_string(PySequence_Fast_GET_SIZE(u.ptr())) +
+                       " operands; one call takes at most " + std::to_string(max_operands));
     read_operand(PySequence_Fast_GET_ITEM(u.ptr(), m_), m_);
   }
   if (arrays_.size() == 0)
@@ -293,8 +293,10 @@ bool signal_has_raised(void*) {
 void Call::fill_zero(double* data, int64_t doubles) const {
   const int64_t bytes = doubles * int64_t(sizeof(double));
   if (bytes == 0) return;
-  if (on_host()) std::memset(data, 0, bytes);
-  else cuda::fill_zero(data, bytes, stream());
+  if (on_host())
+    std::memset(data, 0, bytes);
+  else
+    cuda::fill_zero(data, bytes, stream());
 }
 
 py::object Call::finish() {

@@ -26,7 +26,7 @@ struct Destination {
   std::optional<Array> out;
   bool in_place = true;  // does a kernel write into `out` itself?
   Fresh fresh;
-  AxisOrder order;       // of a fresh array's event axes in memory; empty: C order
+  AxisOrder order;  // of a fresh array's event axes in memory; empty: C order
 
   // The finished array, to be asked for once, when all that writes it has been launched.
   py::object take();
@@ -91,7 +91,7 @@ class Call {
   std::vector<Array> ids_;  // sample numbers on a GPU
   Destination elementwise_;
   bool has_elementwise_ = false;
-  AxisOrder order_;         // of the event axes of all arrays in memory; empty: C order
+  AxisOrder order_;  // of the event axes of all arrays in memory; empty: C order
 
   Device device_;
   Stream stream_;

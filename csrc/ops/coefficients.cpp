@@ -8,9 +8,14 @@ namespace scorefusion {
 
 namespace {
 
-std::string entry_text(int64_t row, int64_t j) {
-  return "c" + (row < 0 ? "" : "[" + std::to_string(row) + "]") + "[" + std::to_string(j) + "]";
+std::string row_text(int64_t row) {
+  std::string text = "c";
+  if (row >= 0) text += "[" + std::to_string(row) + "]";
+  return text;
 }
+
+// "c[2]", or "c[7][2]" in a row of nested lists
+std::string entry_text(int64_t row, int64_t j) { return row_text(row) + "[" + std::to_string(j) + "]"; }
 
 // An entry that is neither a float nor an int: a NumPy scalar, a 0-d array on the host, anything with __float__.
 double read_entry_slowly(PyObject* entry, int64_t row, int64_t j) {
@@ -55,9 +60,8 @@ void read_list(PyObject* list, int64_t row, int m, double* to) {
   for (int j = 0; j < m; ++j) {
     // Asked again for each entry: reading one may run Python code, which may change the list.
     if (PySequence_Fast_GET_SIZE(list) != m)
-      throw ValueError((row < 0 ? "c" : "c[" + std::to_string(row) + "]") + " has " +
-                       std::to_string(PySequence_Fast_GET_SIZE(list)) + " entries for " + std::to_string(m) +
-                       " operands; it must hold one number for each");
+      throw ValueError(row_text(row) + " has " + std::to_string(PySequence_Fast_GET_SIZE(list)) + " entries for " +
+                       std::to_string(m) + " operands; it must hold one number for each");
     to[j] = read_entry(PySequence_Fast_GET_ITEM(list, j), row, j);
   }
 }
@@ -77,8 +81,8 @@ void CoefficientsArgument::read(py::handle c, int m, int64_t samples, const Devi
     if (!list) throw py::error_already_set();
     read(list, m, samples, device, stream);
   } else {
-    throw TypeError("c must be a list of " + std::to_string(m) + " numbers, or an array of shape (" + std::to_string(m) +
-                    ",) or (B, " + std::to_string(m) + "), got " + type_name(c.ptr()));
+    throw TypeError("c must be a list of " + std::to_string(m) + " numbers, or an array of shape (" +
+                    std::to_string(m) + ",) or (B, " + std::to_string(m) + "), got " + type_name(c.ptr()));
   }
 }
 

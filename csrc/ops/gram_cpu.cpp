@@ -18,8 +18,10 @@ void gram_rows(const Batch& batch, const Coefficients& c, const Output& y, doubl
   sum_rows<T>(
       batch, pair_count(m), block_size, work,
       [&](T* made) {
-        return [&, made](int64_t b, const T* const* u, int64_t d, int64_t n, int64_t padded, double* lanes) {
-          of<T>(kernels()).gram(u, m, padded, lanes);
+        return [&, made](Stage<T>& stage, const T* const* u, int64_t b, int64_t d, int64_t n, double* lanes) {
+          const int64_t whole = n / sum_lanes * sum_lanes;
+          of<T>(kernels()).gram(u, m, whole, lanes);
+          if (whole < n) of<T>(kernels()).gram(stage.padded(whole, n - whole), m, sum_lanes, lanes);
           if (!y.data) return;
           // After the sums: y may overwrite an operand.
           T c_b[max_operands];

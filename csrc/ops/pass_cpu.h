@@ -68,7 +68,7 @@ class Written {
   T* at_;
 };
 
-inline bool is_narrow(const Batch& batch) { return batch.samples > 1 && batch.size <= narrow_size; }
+inline bool is_narrow(const Batch& batch) { return batch.size <= narrow_size; }
 
 // narrow_lanes samples at a time side by side, so that one vector holds one element of many samples: element d of
 // sample `lane` is at d·narrow_lanes + lane. C is the type of the coefficients, c[j][lane].

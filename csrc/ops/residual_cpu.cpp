@@ -12,11 +12,11 @@ void residual_rows(const Batch& batch, const Coefficients& c, const Output& r, d
   sum_rows<T>(
       batch, 1 + m, 2 * block_size, work,
       [&](T* memory) {
-        return [&, r_block = reinterpret_cast<double*>(memory)](int64_t b, const T* const* u, int64_t d, int64_t n,
-                                                                int64_t padded, double* lanes) {
+        return [&, r_block = reinterpret_cast<double*>(memory)](Stage<T>&, const T* const* u, int64_t b, int64_t d,
+                                                                int64_t n, double* lanes) {
           double c_b[max_operands];
           read_coefficients(c, m, b, c_b);
-          of<T>(kernels()).residual(u, c_b, m, padded, r_block, lanes);
+          of<T>(kernels()).residual(u, c_b, m, n, r_block, lanes);
           if (r.data) kernels().f64.round(r_block, r.dtype, element_of(r, b, d), n, false);
         };
       },

@@ -8,10 +8,10 @@
 namespace scorefusion {
 
 // For samples wider than narrow_size. Every sample has `count` sums.
-//   add(b, u, d, n, padded, lanes): adds to lanes[count][8] what the elements [d, d + n) of sample b give; u points
-//       at them, followed by zeros up to `padded`, a multiple of 8;
+//   add(stage, u, b, d, n, lanes): adds to lanes[count][8] what the elements [d, d + n) of sample b give; u points at
+//       them in the stage;
 //   write(b, sums): takes the finished sums[count] of sample b.
-// extra: elements of scratch memory of T that `make` hands to the adder of one thread.
+// extra: elements of scratch memory of T that make_add is given, once per thread.
 template <class T, class MakeAdd, class Write>
 void sum_rows(const Batch& batch, int64_t count, int64_t extra, const Work& work, MakeAdd&& make_add, Write&& write) {
   const Cut cut(batch);
@@ -37,10 +37,8 @@ void sum_rows(const Batch& batch, int64_t count, int64_t extra, const Work& work
           const int64_t b = from + b_in_group;
           std::fill_n(lanes, lane_room, 0.0);
           for (int64_t d = begin; d < begin + n; d += block_size) {
-            const int64_t length = std::min(block_size, begin + n - d), whole = length / sum_lanes * sum_lanes;
-            if (whole) add(b, stage.block(b, d, whole), d, whole, whole, lanes);
-            if (whole < length)
-              add(b, stage.padded(b, d + whole, length - whole), d + whole, length - whole, int64_t(sum_lanes), lanes);
+            const int64_t length = std::min(block_size, begin + n - d);
+            add(stage, stage.block(b, d, length), b, d, length, lanes);
           }
           double* to = chunked ? kept.data() + (b_in_group * cut.chunks + chunk) * count : sums;
           for (int64_t k = 0; k < count; ++k) to[k] = sum_of_lanes(lanes + k * sum_lanes);

@@ -3,6 +3,29 @@ import typing
 import typing_extensions
 __all__: list[str] = ['HostBuffer', 'Noise', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'num_threads', 'residual', 'set_num_threads']
 class Noise:
+    """
+    Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
+    
+    An operand for `combine`, `gram`, `combine_gram` and `residual`, of whatever shape the arrays beside it have. Element d
+    (in C order, whatever the memory layout) of sample b is a function of the seed, the stream, the number of the sample and
+    d alone: the same bits on CPU and GPU, in every operation, for every split of a batch.
+    
+    Args:
+        seed: which noise, in [0, 2**64).
+        stream: which of the independent noises of that seed, in [0, 2**64).
+        sample: the number of the first sample, in [0, 2**63); the others count on. Or an array (B,) of sample numbers:
+            integers on the host, which are copied, or int64 on the GPU of the operands.
+    
+    Immutable, hashable and picklable; two are equal when they stand for the same noise.
+    
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> x = np.zeros((4, 3), np.float32)
+        >>> whole = sf.Noise(seed=7).like(x)
+        >>> bool((sf.Noise(seed=7, sample=2).like(x[2:]) == whole[2:]).all())
+        True
+    """
     def __eq__(self, arg0: Noise) -> bool:
         ...
     def __getstate__(self) -> tuple[int, int, typing.Any]:
@@ -16,7 +39,9 @@ class Noise:
     def __setstate__(self, arg0: tuple) -> None:
         ...
     def like(self, x: typing.Any) -> typing.Any:
-        ...
+        """
+        The noise stored: an array of x's shape, dtype, framework and device. What x holds is not looked at.
+        """
     @property
     def sample(self) -> typing.Any:
         ...
@@ -55,4 +80,4 @@ def residual(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:
     ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
     ...
-__version__: str
+__version__: str = '0.1.0'

@@ -109,7 +109,7 @@ inline DType some_type(Random& random, Types types) {
 }
 
 inline double some_value(Random& random, bool special) {
-  if (special && random.chance(0.01)) return random.one_of({double(INFINITY), -double(INFINITY), double(NAN), 1e300, 1e-300, -0.0});
+  if (special && random.chance(0.01)) return random.one_of({double(INFINITY), -double(INFINITY), double(NAN), 1e100, 1e-300, -0.0});
   return (double(random.below(2001)) - 1000) / 256.0 * (random.chance(0.1) ? 1e-3 : 1.0);
 }
 
