@@ -45,7 +45,7 @@ def assert_combined(home: Any, y: Any, u: list[Any], c: Any, dtype: str, arithme
         truth, error = sf.reference.combine(u, c), tolerance.combine(u, c, arithmetic, dtype)
         if np.isfinite(error).all() and np.abs(truth).max(initial=0) < float(np.finfo("float16").max):
             tolerance.assert_within(Y, truth, error)
-    if arithmetic == "float32" or Y.size * len(u) < 5000:  # exact float64 arithmetic is slow
+    if arithmetic == "float32" or Y.size * len(u) < 2000:  # exact float64 arithmetic is slow
         assert_same_bits(Y, exact.combine(u, c, arithmetic, dtype))
 
 

@@ -72,7 +72,7 @@ class Torch(NumPy):
         if not isinstance(array, self.torch.Tensor):
             return array
         if array.dtype == self.torch.bfloat16:
-            return array.cpu().contiguous().view(self.torch.int16).numpy().view(numpy_dtype("bfloat16"))
+            return array.cpu().view(self.torch.int16).numpy().view(numpy_dtype("bfloat16"))
         return array.cpu().numpy()
 
     def broadcast(self, array: Any, shape: tuple[int, ...]) -> Any:

@@ -121,8 +121,8 @@ def special_values(dtype):
     scales = 2.0 ** np.array([0, -14, -20, -24, -25, -126, -130, -133, -134])
     random_bits = np.random.default_rng(0).integers(0, 2**32, 2000, dtype=np.uint32).view(np.float32)
     numbers = np.concatenate([np.add.outer(ties, bumps).ravel(), largest])
-    values = np.concatenate([np.multiply.outer(scales, numbers).ravel(), random_bits, [0.0, np.inf, np.nan]])
     with np.errstate(all="ignore"):
+        values = np.concatenate([np.multiply.outer(scales, numbers).ravel(), random_bits, [0.0, np.inf, np.nan]])
         return np.concatenate([values, -values])[None].astype(dtype)
 
 

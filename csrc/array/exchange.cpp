@@ -1,7 +1,5 @@
 #include "exchange.h"
 
-#include <utility>
-
 #include "host_buffer.h"
 #include "numpy.h"
 
@@ -35,6 +33,18 @@ dlpack::DataType type_of(PyArrayObject* array) {
   if (PyTypeNum_ISCOMPLEX(descr->type_num)) return {dlpack::code_complex, bits, 1};
   if (PyTypeNum_ISUSERDEF(descr->type_num) && is_bfloat16(descr)) return {dlpack::code_bfloat, 16, 1};
   return {code_unknown, 8, 1};
+}
+
+std::optional<DType> float_type(dlpack::DataType type) {
+  if (type.lanes != 1) return std::nullopt;
+  if (type.code == dlpack::code_bfloat && type.bits == 16) return DType::bfloat16;
+  if (type.code != dlpack::code_float) return std::nullopt;
+  switch (type.bits) {
+    case 16: return DType::float16;
+    case 32: return DType::float32;
+    case 64: return DType::float64;
+    default: return std::nullopt;
+  }
 }
 
 // The pending Python exception, cleared, for a message that says more: its first line, because torch appends a stack.
@@ -94,55 +104,13 @@ Array::Array(py::handle object, Argument argument, Wanted wanted, const Stream* 
                     "differentiable, or torch.no_grad() or .detach()");
   if (framework->torch == Framework::Torch::fake)
     throw TypeError(argument.text() + " is a fake tensor, which has no memory to read");
-  try {
-    switch (framework->way) {
-      case Framework::Way::numpy: read_numpy(); break;
-      case Framework::Way::exchange: read_exchange(); break;
-      case Framework::Way::capsule: read_capsule(stream); break;
-    }
-    if (wanted == Wanted::values) check_values();
-  } catch (...) {
-    release();  // the destructor does not run for an object that was not finished
-    throw;
+  switch (framework->way) {
+    case Framework::Way::numpy: read_numpy(); break;
+    case Framework::Way::exchange: read_exchange(); break;
+    case Framework::Way::capsule: read_capsule(stream); break;
   }
-}
-
-Array::~Array() { release(); }
-
-Array::Array(Array&& other) noexcept
-    : object(std::move(other.object)),
-      argument(other.argument),
-      framework(other.framework),
-      data(other.data),
-      device(other.device),
-      type(other.type),
-      read_only(other.read_only),
-      copied(other.copied),
-      ndim(other.ndim),
-      shape(other.shape),
-      strides_(other.strides_),
-      stride_unit_(other.stride_unit_),
-      managed_(std::exchange(other.managed_, nullptr)),
-      managed_is_versioned_(other.managed_is_versioned_) {}
-
-Array& Array::operator=(Array&& other) noexcept {
-  if (this != &other) {
-    this->~Array();
-    new (this) Array(std::move(other));
-  }
-  return *this;
-}
-
-void Array::release() {
-  if (!managed_) return;
-  if (managed_is_versioned_) {
-    auto* const managed = static_cast<dlpack::ManagedTensorVersioned*>(managed_);
-    if (managed->deleter) managed->deleter(managed);
-  } else {
-    auto* const managed = static_cast<dlpack::ManagedTensor*>(managed_);
-    if (managed->deleter) managed->deleter(managed);
-  }
-  managed_ = nullptr;
+  dtype_ = float_type(type);
+  if (wanted == Wanted::values) check_values();
 }
 
 void Array::read_numpy() {
@@ -183,8 +151,7 @@ void Array::read_exchange() {
   }
   dlpack::ManagedTensorVersioned* managed = nullptr;
   if (api.to_managed(object.ptr(), &managed) != 0) throw refused();
-  managed_ = managed;
-  managed_is_versioned_ = true;
+  versioned_.reset(managed);
   read_only = managed->flags & dlpack::flag_read_only;
   read_tensor(managed->tensor);
 }
@@ -212,8 +179,7 @@ void Array::read_capsule(const Stream* known) {
     auto* const managed =
         static_cast<dlpack::ManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-    managed_ = managed;
-    managed_is_versioned_ = true;
+    versioned_.reset(managed);
     if (managed->version.major != dlpack::major_version)
       throw TypeError(argument.text() + " speaks DLPack " + std::to_string(managed->version.major) +
                       ", of which only major version 1 is known here");
@@ -223,7 +189,7 @@ void Array::read_capsule(const Stream* known) {
   } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
     auto* const managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-    managed_ = managed;
+    legacy_.reset(managed);
     read_only = !framework->cupy;  // a legacy capsule does not say; most who still give one mean so (JAX)
     read_tensor(managed->tensor);
   } else {
@@ -240,8 +206,7 @@ void Array::check_values() const {
                     ": a fake or wrapped tensor?)");
 }
 
-int64_t Array::stride(int axis) const {
-  if (strides_) return strides_[axis] * stride_unit_;
+int64_t Array::stride_in_c_order(int axis) const {
   int64_t bytes = itemsize();
   for (int inner = ndim - 1; inner > axis; --inner) bytes *= shape[inner];
   return bytes;
@@ -255,18 +220,9 @@ int64_t Array::elements() const {
   return product;
 }
 
-bool Array::is_float() const {
-  if (type.lanes != 1) return false;
-  if (type.code == dlpack::code_float) return type.bits == 16 || type.bits == 32 || type.bits == 64;
-  return type.code == dlpack::code_bfloat && type.bits == 16;
-}
-
-DType Array::dtype() const {
-  if (!is_float())
-    throw TypeError(argument.text() + " has dtype " + dtype_text() +
-                    "; it must be float16, bfloat16, float32 or float64, in native byte order");
-  if (type.code == dlpack::code_bfloat) return DType::bfloat16;
-  return type.bits == 64 ? DType::float64 : type.bits == 32 ? DType::float32 : DType::float16;
+void Array::refuse_dtype() const {
+  throw TypeError(argument.text() + " has dtype " + dtype_text() +
+                  "; it must be float16, bfloat16, float32 or float64, in native byte order");
 }
 
 std::string Array::dtype_text() const {
@@ -350,10 +306,10 @@ void Fresh::allocate_exchange(const Array& like, DType dtype, const int64_t* sha
 }
 
 void Fresh::allocate_host_buffer(const Array& like, DType dtype, const int64_t* shape, int ndim) {
+  adopt_ = helper("adopter")(like.object);
   HostBuffer buffer(type_of(dtype), shape, ndim);
   data = buffer.data();
   object_ = py::cast(std::move(buffer));
-  like_ = like.object;
 }
 
 void Fresh::allocate_on_device(const Array& like, DType dtype, const int64_t* shape, int ndim) {
@@ -364,7 +320,7 @@ void Fresh::allocate_on_device(const Array& like, DType dtype, const int64_t* sh
 }
 
 py::object Fresh::take() {
-  if (like_) return helper("adopt")(like_, object_);
+  if (adopt_) return adopt_(object_);
   return std::move(object_);
 }
 

@@ -6,6 +6,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "dlpack.h"
@@ -46,11 +48,8 @@ class Array {
   // Throws TypeError when `object` is not an array, and what the rules of the border say: hidden gradients,
   // negative-bit views, memory that is not there. `stream`: where a CUDA array will be used, if known already.
   Array(py::handle object, Argument argument, Wanted wanted = Wanted::values, const Stream* stream = nullptr);
-  ~Array();
-  Array(Array&& other) noexcept;
-  Array& operator=(Array&& other) noexcept;
 
-  py::object object;  // keeps the memory alive, with `managed_`
+  py::object object;  // keeps the memory alive, with the managed tensor if there is one
   Argument argument;
   Framework* framework = nullptr;
 
@@ -63,10 +62,15 @@ class Array {
   const int64_t* shape = nullptr;  // (ndim,)
 
   int64_t itemsize() const { return type.bits / 8; }
-  int64_t stride(int axis) const;  // in bytes
+  int64_t stride(int axis) const {  // in bytes
+    return strides_ ? strides_[axis] * stride_unit_ : stride_in_c_order(axis);
+  }
   int64_t elements() const;
-  bool is_float() const;
-  DType dtype() const;  // throws TypeError unless is_float()
+  bool is_float() const { return dtype_.has_value(); }
+  DType dtype() const {  // throws TypeError unless is_float()
+    if (!dtype_) refuse_dtype();
+    return *dtype_;
+  }
   std::string dtype_text() const;
   std::string shape_text() const;
   Stream stream() const;  // that its framework works on now (on a GPU)
@@ -77,12 +81,21 @@ class Array {
   void read_capsule(const Stream* stream);
   void read_tensor(const dlpack::Tensor& tensor);
   void check_values() const;
-  void release();
+  [[noreturn]] void refuse_dtype() const;
+  int64_t stride_in_c_order(int axis) const;
 
+  struct Release {
+    template <class Managed>
+    void operator()(Managed* managed) const {
+      if (managed->deleter) managed->deleter(managed);
+    }
+  };
+
+  std::optional<DType> dtype_;        // of `type`, where operands may have it
   const int64_t* strides_ = nullptr;  // in units of stride_unit_ bytes; nullptr: C order
   int64_t stride_unit_ = 1;
-  void* managed_ = nullptr;  // a managed tensor that is ours to release
-  bool managed_is_versioned_ = false;
+  std::unique_ptr<dlpack::ManagedTensor, Release> legacy_;  // a managed tensor that is ours to release
+  std::unique_ptr<dlpack::ManagedTensorVersioned, Release> versioned_;
 };
 
 bool is_array(py::handle object);
@@ -108,7 +121,7 @@ class Fresh {
   void allocate_on_device(const Array& like, DType dtype, const int64_t* shape, int ndim);
 
   py::object object_;
-  py::object like_;  // set: object_ is a HostBuffer, which like_'s namespace makes an array of
+  py::object adopt_;  // set: object_ is a HostBuffer, which this makes an array of
 };
 
 dlpack::DataType type_of(DType dtype);

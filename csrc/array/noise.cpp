@@ -84,8 +84,8 @@ Operand Noise::operand(int64_t samples, int64_t size, const Device& device, cons
   operand.first = first_;
   const auto check_count = [&](int64_t count) {
     if (count != samples)
-      throw ValueError(argument.text() + " is noise for " + std::to_string(count) +
-                       " sample numbers; the operands have " + std::to_string(samples) + " samples");
+      throw ValueError(argument.text() + " has " + std::to_string(count) + " sample numbers, the arrays have " +
+                       std::to_string(samples) + " samples");
   };
   int64_t last = ids_ ? last_ : int64_t(first_) + std::max<int64_t>(samples - 1, 0);
   if (ids_) {

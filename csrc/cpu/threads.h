@@ -21,12 +21,15 @@ constexpr int64_t worth_threads = 64 * 1024;
 // Has the work been given up? Asked between items; the calling thread alone asks the outside, and seldom.
 class Stop {
  public:
-  explicit Stop(const Work& work) : work_(work) {}
+  explicit Stop(const Work& work) : work_(work) {
+    if (work.interrupted) last_asked_ = std::chrono::steady_clock::now();
+  }
   bool requested() const { return requested_.load(std::memory_order_relaxed); }
   // On the calling thread.
   bool ask() {
+    if (!work_.interrupted) return false;
     const auto now = std::chrono::steady_clock::now();
-    if (work_.interrupted && now - last_asked_ > std::chrono::milliseconds(50)) {
+    if (now - last_asked_ > std::chrono::milliseconds(50)) {
       last_asked_ = now;
       if (work_.interrupted(work_.context)) requested_.store(true, std::memory_order_relaxed);
     }
@@ -35,7 +38,7 @@ class Stop {
 
  private:
   const Work& work_;
-  std::chrono::steady_clock::time_point last_asked_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point last_asked_;
   std::atomic<bool> requested_{false};
 };
 

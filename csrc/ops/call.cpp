@@ -122,20 +122,21 @@ void Call::start() {
   if (device_.on_host) return;
   if (!cuda::available())
     throw CudaError(first().argument.text() + " is on " + device_.text() + ", but " + cuda::why_not());
+  guard_.emplace(device_.id);
   stream_ = first().stream();
   must_wait_ = !stream_.ordered;
 }
 
-// An array of a framework that works on another stream: ours starts after that, and that goes on after ours.
+// An array of a framework that works on another stream: ours goes on after what that holds now, and finish() lets that
+// go on after ours.
 void Call::join(const Array& array) {
   if (array.device.on_host || array.framework == first().framework) return;
-  const Stream stream = array.stream();
-  if (!stream.ordered) {
-    must_wait_ = true;
-  } else if (stream.handle != stream_.handle &&
-             std::find(other_streams_.begin(), other_streams_.end(), stream.handle) == other_streams_.end()) {
-    other_streams_.push_back(stream.handle);
-  }
+  const Stream other = array.stream();
+  if (!other.ordered) must_wait_ = true;
+  if (!other.ordered || other.handle == stream_.handle) return;
+  cuda::order_after(stream_.handle, other.handle);
+  if (std::find(other_streams_.begin(), other_streams_.end(), other.handle) == other_streams_.end())
+    other_streams_.push_back(other.handle);
 }
 
 void Call::check_device(const Array& array) const {
@@ -150,10 +151,10 @@ void Call::measure() {
     throw ValueError(array.argument.text() + " has shape (); it must have a batch dimension, (B, *event)");
   samples_ = array.shape[0];
   size_ = 1;
+  bool fits = true;
+  for (int axis = 1; axis < array.ndim; ++axis) fits &= !__builtin_mul_overflow(size_, array.shape[axis], &size_);
   int64_t elements = 0;
-  for (int axis = 1; axis < array.ndim; ++axis)
-    if (__builtin_mul_overflow(size_, array.shape[axis], &size_)) elements = -1;
-  if (elements < 0 || __builtin_mul_overflow(size_, samples_, &elements))
+  if (!fits || __builtin_mul_overflow(size_, samples_, &elements))
     throw ValueError(array.argument.text() + " has shape " + array.shape_text() +
                      ", more elements than 64 bits can count");
 }
@@ -164,9 +165,11 @@ void Call::read_noises() {
   batch_.size = size_;
   batch_.m = m_;
   const py::object* noise = noises_.begin();
-  for (int j = 0; j < m_; ++j)
-    if (is_noise(j))
-      batch_.u[j] = py::cast<const Noise&>(*noise++).operand(samples_, size_, device_, &stream_, {"u", j}, ids_);
+  for (int j = 0; j < m_; ++j) {
+    if (!is_noise(j)) continue;
+    const Argument argument = like_ ? Argument{"Noise"} : Argument{"u", j};
+    batch_.u[j] = py::cast<const Noise&>(*noise++).operand(samples_, size_, device_, &stream_, argument, ids_);
+  }
   for (const Array& ids : ids_) join(ids);
 }
 
@@ -199,10 +202,6 @@ void Call::check_overlap(const Array& out, bool may_be_operand) const {
 
 void Call::place(bool fresh_elementwise) {
   if (!empty()) choose_layout();
-  if (!on_host()) {
-    guard_.emplace(device_.id);
-    for (void* other : other_streams_) cuda::order_after(stream(), other);
-  }
   fill_batch();
   has_elementwise_ = elementwise_.out || fresh_elementwise;
   if (!has_elementwise_) return;
@@ -212,17 +211,16 @@ void Call::place(bool fresh_elementwise) {
     y_ = {out.data, batch_stride(out, size_), out.dtype()};
     return;
   }
-  DType dtype = first().dtype();
-  for (const Array& array : arrays_) dtype = widest(dtype, array.dtype());
-  if (elementwise_.out) dtype = elementwise_.out->dtype();
-  if (order_.empty()) {
-    elementwise_.fresh = Fresh(first(), dtype, first().shape, first().ndim);
-  } else {
-    std::vector<int64_t> shape{samples_};
-    for (int axis : order_) shape.push_back(first().shape[axis]);
-    elementwise_.fresh = Fresh(first(), dtype, shape.data(), int(shape.size()));
-    elementwise_.order = order_;
-  }
+  // What is copied into `out` at the end is made by the library of `out`, which knows its dtype.
+  const Array& like = elementwise_.out ? *elementwise_.out : first();
+  DType dtype = like.dtype();
+  if (!elementwise_.out)
+    for (const Array& array : arrays_) dtype = widest(dtype, array.dtype());
+  std::vector<int64_t> in_memory;  // the shape with its axes in that order
+  if (!order_.empty()) in_memory.push_back(samples_);
+  for (int axis : order_) in_memory.push_back(like.shape[axis]);
+  elementwise_.fresh = Fresh(like, dtype, order_.empty() ? like.shape : in_memory.data(), like.ndim);
+  elementwise_.order = order_;
   y_ = {elementwise_.fresh.data, size_, dtype};
 }
 
@@ -241,8 +239,11 @@ void Call::choose_layout() {
     order_ = order;
     return;
   }
-  for (Array& array : arrays_)
-    if (!plain(array)) array = Array(helper("contiguous")(array.object), array.argument, Wanted::values, &stream_);
+  for (Array& array : arrays_) {
+    if (plain(array)) continue;
+    array = Array(helper("contiguous")(array.object), array.argument, Wanted::values, &stream_);
+    join(array);  // the copy is under way on its framework's stream
+  }
   elementwise_.in_place = !out || plain(*out);
 }
 
@@ -271,7 +272,7 @@ double* Call::place_float64(Destination& destination, std::initializer_list<int6
     destination.in_place = is_contiguous(array);
     if (destination.in_place) return reinterpret_cast<double*>(array.data);
   }
-  destination.fresh = Fresh(first(), DType::float64, shape.begin(), ndim);
+  destination.fresh = Fresh(destination.out ? *destination.out : first(), DType::float64, shape.begin(), ndim);
   return reinterpret_cast<double*>(destination.fresh.data);
 }
 

@@ -39,9 +39,8 @@ class Call {
   // One noise operand with coefficient 1, of the shape, dtype, framework and device of `like`.
   Call(const Noise& noise, py::handle like);
 
-  // Decides in which layout arrays are read, copies those that cannot be read in place, makes the device current and
-  // orders streams, fills the batch, and opens the place of the elementwise result if there is one: `out`, or a fresh
-  // array where that is wanted.
+  // Decides in which layout arrays are read, copies those that cannot be read in place, fills the batch, and opens the
+  // place of the elementwise result if there is one: `out`, or a fresh array where that is wanted.
   void place(bool fresh_elementwise);
   // Opens the place of a float64 result of that shape in C order: `out`, or an array of the first one's framework.
   double* place_float64(Destination& destination, std::initializer_list<int64_t> shape, py::handle out = py::none());
@@ -115,7 +114,7 @@ constexpr int64_t large_work = 64 * 1024;
 
 template <class Launch>
 void Call::run_on_host(const Launch& launch) const {
-  if (m_ * samples_ * size_ < large_work) {
+  if (samples_ * size_ < large_work / m_) {
     launch(Work{});
     return;
   }

@@ -49,7 +49,8 @@ void combine_narrow(const Batch& batch, const Coefficients& c, const Output& y, 
 
 template <class T>
 void combine_as(const Batch& batch, const Coefficients& c, const Output& y, const Work& work) {
-  if (is_narrow(batch))
+  // Few samples fill no vector side by side, and elementwise results do not depend on the way.
+  if (is_narrow(batch) && batch.samples >= narrow_lanes)
     combine_narrow<T>(batch, c, y, work);
   else
     combine_rows<T>(batch, c, y, work);

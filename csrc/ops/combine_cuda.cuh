@@ -19,7 +19,7 @@ struct CombineArguments {
   Sources<capacity> u;
   CoefficientsOf<Element<V>, capacity> c;
   Output y;
-  int64_t samples, size, packs;        // packs per sample
+  int64_t samples, size, packs;          // packs per sample
   int64_t stride_samples, stride_packs;  // the grid's threads, as that many samples and packs
 };
 

@@ -17,13 +17,14 @@ void gram_cuda(const Batch& batch, const Coefficients& c, const Output& y, doubl
   using namespace cuda;
   if (batch.samples == 0) return;
   double* const partials = workspace;
-  const Coefficients there = y.data ? on_device(c, batch.samples, batch.m, workspace + gram_partials(batch), stream) : Coefficients{};
+  const Coefficients there =
+      y.data ? on_device(c, batch.samples, batch.m, workspace + gram_partials(batch), stream) : Coefficients{};
   const bool one_pass = one_group(batch);
   const Output y_here = one_pass ? y : Output{};
-  dispatch(pack_size(batch, y), one_pass ? batch.m : 0, [&]<int V, int M>() {
-    launch_gram<V, M>(batch, there, y_here, G, partials, stream);
-  });
-  launch_finish<GramResult>({{G, batch.m}, partials, shape_of(batch.size).pieces, int(pair_count(batch.m))}, batch.samples, stream);
+  dispatch(pack_size(batch, y), one_pass ? batch.m : 0,
+           [&]<int V, int M>() { launch_gram<V, M>(batch, there, y_here, G, partials, stream); });
+  launch_finish<GramResult>({{G, batch.m}, partials, shape_of(batch.size).pieces, int(pair_count(batch.m))},
+                            batch.samples, stream);
   // y may lie where an operand does, so it is written when all products have been read.
   if (y.data && !one_pass) combine_cuda(batch, there, y, nullptr, stream);
 }

@@ -65,8 +65,10 @@ template <int V, int G>
 __device__ __forceinline__ void convert_slice(const Pack<V, G>& pack, int first, Element<V> (&u)[G][slice]) {
 #pragma unroll
   for (int j = 0; j < G; ++j) {
-    if (j < pack.count) pack.convert(j, first, u[j]);
-    else u[j][0] = u[j][1] = 0;
+    if (j < pack.count)
+      pack.convert(j, first, u[j]);
+    else
+      u[j][0] = u[j][1] = 0;
   }
 }
 
@@ -174,14 +176,18 @@ GramArguments<V, M> gram_arguments(const Batch& batch, const Coefficients& c, co
 }
 
 template <int V, int M>
-void launch_gram(const Batch& batch, const Coefficients& c, const Output& y, double* G, double* partials, void* stream) {
+void launch_gram(const Batch& batch, const Coefficients& c, const Output& y, double* G, double* partials,
+                 void* stream) {
   constexpr auto kernel = [] {
-    if constexpr (M) return gram_kernel<V, M>;
-    else return gram_tiles_kernel<V>;
+    if constexpr (M)
+      return gram_kernel<V, M>;
+    else
+      return gram_tiles_kernel<V>;
   }();
   const auto a = gram_arguments<V, M>(batch, c, y, G, partials);
   const int64_t tiles = M ? 1 : pair_count(a.u.groups);
-  const int64_t grid = team_grid(a.samples * a.shape.pieces * tiles, a.shape.lanes, resident_blocks<kernel>(team_threads));
+  const int64_t grid =
+      team_grid(a.samples * a.shape.pieces * tiles, a.shape.lanes, resident_blocks<kernel>(team_threads));
   launch(kernel, grid, team_threads, 0, stream, a);
 }
 

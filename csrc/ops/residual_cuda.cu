@@ -21,9 +21,8 @@ void residual_cuda(const Batch& batch, const Coefficients& c, const Output& r, d
   const Sink<ResidualResult> sink = {{loss, grad, batch.m}, workspace, shape_of(batch.size).pieces, 1 + batch.m};
   const bool one_pass = one_group(batch);
   const Output r_here = one_pass ? r : Output{};
-  dispatch(pack_size(batch, Output{}), one_pass ? batch.m : 0, [&]<int V, int M>() {
-    launch_residual<V, M>(batch, there, r_here, sink, stream);
-  });
+  dispatch(pack_size(batch, Output{}), one_pass ? batch.m : 0,
+           [&]<int V, int M>() { launch_residual<V, M>(batch, there, r_here, sink, stream); });
   launch_finish(sink, batch.samples, stream);
   if (r.data && !one_pass) combine_in_float64(batch, there, r, stream);
 }

@@ -22,8 +22,10 @@ struct ResidualResult {
   int m;
 
   __device__ void operator()(int64_t b, int index, double total) const {
-    if (index == 0) loss[b] = total;
-    else grad[b * m + index - 1] = 2.0 * total;
+    if (index == 0)
+      loss[b] = total;
+    else
+      grad[b * m + index - 1] = 2.0 * total;
   }
 };
 
@@ -133,8 +135,10 @@ void launch_residual(const Batch& batch, const Coefficients& c, const Output& r,
   using Arguments = ResidualArguments<V, M>;
   static_assert(sizeof(Arguments) <= parameter_bytes);
   constexpr auto kernel = [] {
-    if constexpr (M) return residual_kernel<V, M>;
-    else return residual_groups_kernel<V>;
+    if constexpr (M)
+      return residual_kernel<V, M>;
+    else
+      return residual_groups_kernel<V>;
   }();
   Arguments a;
   a.u = sources_of<Arguments::capacity>(batch, batch.size, r, V, group_capacity);

@@ -7,6 +7,7 @@ array's type, and never imported here: whoever made the array has done so.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -54,13 +55,12 @@ def permuted(array: Any, axes: tuple[int, ...]) -> Any:
 
 
 def copy_into(out: Any, value: Any) -> None:
-    """Write `value` into `out`, an array of any strides and perhaps of another framework on the same device."""
+    """Write `value`, of the same library, into `out`, which may have any strides."""
     if _is_torch(out):
-        torch = sys.modules["torch"]
-        with torch.no_grad():
-            out.copy_(torch.as_tensor(value) if not _is_torch(value) else value)
+        with sys.modules["torch"].no_grad():
+            out.copy_(value)
     else:
-        out[...] = value if type(value) is type(out) else _namespace(out).asarray(value)
+        out[...] = value
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
@@ -73,9 +73,13 @@ def empty(like: Any, shape: tuple[int, ...], dtype: str) -> Any:
     return xp.empty(shape, dtype=kind, device=like.device)
 
 
-def adopt(like: Any, buffer: Any) -> Any:
-    """An array of the framework of `like` around a buffer that offers itself by DLPack."""
-    return _namespace(like).from_dlpack(buffer)
+def adopter(like: Any) -> Callable[[Any], Any]:
+    """The function that makes an array of the library of `like` around a buffer that offers itself by DLPack."""
+    make: Callable[[Any], Any] | None = getattr(_namespace(like), "from_dlpack", None)
+    if make is None:
+        name = f"{type(like).__module__}.{type(like).__qualname__}"
+        raise TypeError(f"no way is known to make an array of the library of {name}: pass a dense out")
+    return make
 
 
 def knows_float64(like: Any) -> bool:

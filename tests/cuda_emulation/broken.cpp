@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <memory>
 
 #include "../../csrc/cuda/portable.cuh"
@@ -17,8 +18,17 @@ using scorefusion::cuda::launch;
 constexpr int threads = 128, warps = threads / warp_size, blocks = 2;
 
 enum class Mistake {
-  none, off_by_one, missing_barrier, missing_barrier_before_reuse, early_exit, divergent_barrier,
-  divergent_shuffle, wrong_mask, source_outside_mask, wrong_width, misaligned_load,
+  none,
+  off_by_one,
+  missing_barrier,
+  missing_barrier_before_reuse,
+  early_exit,
+  divergent_barrier,
+  divergent_shuffle,
+  wrong_mask,
+  source_outside_mask,
+  wrong_width,
+  misaligned_load,
 };
 
 // Sums of rows of n floats: sum[row] = Σ from[row·n + i], blocks taking rows in turn.
@@ -35,8 +45,10 @@ double warp_sum(double value) {
   const int width = mistake == Mistake::wrong_width ? 16 : warp_size;
   for (int offset = 16; offset > 0; offset /= 2) {
     if constexpr (mistake == Mistake::divergent_shuffle) {
-      if (lane < 16) value += __shfl_xor_sync(every_lane, value, offset);
-      else value += __shfl_xor_sync(every_lane, value, offset);
+      if (lane < 16)
+        value += __shfl_xor_sync(every_lane, value, offset);
+      else
+        value += __shfl_xor_sync(every_lane, value, offset);
     } else if constexpr (mistake == Mistake::source_outside_mask) {
       if (lane < 16) value += __shfl_xor_sync(0x0000FFFFu, value, offset);
     } else {
@@ -50,7 +62,7 @@ template <Mistake mistake>
 __global__ void sum_kernel(GRID_CONSTANT Sums a) {
   SHARED(scratch, double[warps]);
   const int thread = int(threadIdx.x);
-  if (mistake == Mistake::early_exit && thread >= a.n) return;
+  if (mistake == Mistake::early_exit && thread >= 3 * warp_size) return;
   for (int row = int(blockIdx.x); row < a.rows; row += int(gridDim.x)) {
     double sum = 0;
     const int last = mistake == Mistake::off_by_one ? a.n : a.n - 1;
@@ -58,8 +70,10 @@ __global__ void sum_kernel(GRID_CONSTANT Sums a) {
     sum = warp_sum<mistake>(sum);
     if (thread % warp_size == 0) scratch[thread / warp_size] = sum;
     if constexpr (mistake == Mistake::divergent_barrier) {
-      if (thread < warp_size) __syncthreads();
-      else __syncthreads();
+      if (thread < warp_size)
+        __syncthreads();
+      else
+        __syncthreads();
     } else if constexpr (mistake != Mistake::missing_barrier) {
       __syncthreads();  // every warp has written its sum
     }

@@ -27,7 +27,8 @@ struct Random {
   }
 };
 
-// Exactly so many bytes, `offset` bytes after an address that is a multiple of 16: AddressSanitizer sees the first byte too many.
+// Exactly so many bytes, `offset` bytes after an address that is a multiple of 16: AddressSanitizer sees the first byte
+// too many.
 class Memory {
  public:
   Memory() = default;
@@ -104,12 +105,14 @@ struct Case {
 
 inline DType some_type(Random& random, Types types) {
   if (types == Types::sixteen_bits) return random.one_of({DType::float16, DType::bfloat16});
-  if (types == Types::up_to_float32) return random.one_of({DType::float16, DType::bfloat16, DType::float32, DType::float32});
+  if (types == Types::up_to_float32)
+    return random.one_of({DType::float16, DType::bfloat16, DType::float32, DType::float32});
   return random.one_of({DType::float16, DType::bfloat16, DType::float32, DType::float64, DType::float64});
 }
 
 inline double some_value(Random& random, bool special) {
-  if (special && random.chance(0.01)) return random.one_of({double(INFINITY), -double(INFINITY), double(NAN), 1e100, 1e-300, -0.0});
+  if (special && random.chance(0.01))
+    return random.one_of({double(INFINITY), -double(INFINITY), double(NAN), 1e100, 1e-300, -0.0});
   return (double(random.below(2001)) - 1000) / 256.0 * (random.chance(0.1) ? 1e-3 : 1.0);
 }
 
@@ -123,7 +126,8 @@ inline Operand some_noise(Random& random, Case& c) {
   const int64_t samples = c.batch.samples, count = (samples - 1) * std::abs(u.ids_stride) + 1;
   const Memory memory(count * 8, 0);
   int64_t* ids = reinterpret_cast<int64_t*>(memory.data());
-  for (int64_t i = 0; i < count; ++i) ids[i] = int64_t(random.engine() >> (14 + random.below(46)));  // id·D stays below 2⁶⁴
+  for (int64_t i = 0; i < count; ++i)
+    ids[i] = int64_t(random.engine() >> (14 + random.below(46)));  // id·D stays below 2⁶⁴
   u.ids = u.ids_stride < 0 ? ids + count - 1 : ids;
   c.owned.push_back(memory);
   return u;
@@ -153,18 +157,23 @@ inline void make_coefficients(Random& random, Case& c, bool special) {
   c.device_c.on_host = on_host;
 }
 
-// A call with m operands; `special`: some elements are infinite or NaN.
-inline Case some_case(Random& random, int m, Types types, bool special) {
+constexpr int any_number = -1;
+
+inline DType widest_of(Types types) {
+  return types == Types::sixteen_bits    ? DType::bfloat16
+         : types == Types::up_to_float32 ? DType::float32
+                                         : DType::float64;
+}
+
+// A call with m operands of (samples, size), so many of them noise; `special`: some elements are infinite or NaN.
+inline Case some_case_of(Random& random, int64_t samples, int64_t size, int m, Types types, int noises, bool special) {
   Case c;
   Batch& batch = c.batch;
-  batch.m = m;
-  const int64_t most = m <= 9 ? 12000 : 2500;  // elements per operand
-  batch.size = random.one_of<int64_t>({1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 31, 32, 33, 64, 65, 137, 255, 256, 1023, 1024, 1025, 1032, 2000, 4096, 4097, 9001});
-  batch.size = std::min(batch.size, most);
-  batch.samples = std::clamp<int64_t>(random.one_of<int64_t>({1, 2, 3, 5, 17, 33, 130, 400}), 1, std::max<int64_t>(1, most / batch.size));
+  batch.samples = samples, batch.size = size, batch.m = m;
   c.text = "B=" + std::to_string(batch.samples) + " D=" + std::to_string(batch.size) + " m=" + std::to_string(m) + " [";
   const bool plain = random.chance(0.4);  // all dense and aligned, so that vectors and joined samples get their share
-  const int noises = random.chance(0.5) ? 0 : random.chance(0.7) ? 1 : int(1 + random.below(m));
+  const bool has_widest = noises != any_number;  // so that tests can be sure to meet a kernel
+  if (noises == any_number) noises = random.chance(0.5) ? 0 : random.chance(0.7) ? 1 : int(1 + random.below(m));
   const int first_noise = int(random.below(m));
   for (int j = 0; j < m; ++j) {
     if (j >= first_noise && j < first_noise + noises) {
@@ -172,18 +181,20 @@ inline Case some_case(Random& random, int m, Types types, bool special) {
       c.text += batch.u[j].ids ? " ids" : " noise";
       continue;
     }
-    const DType dtype = some_type(random, types);
+    const DType dtype = has_widest ? widest_of(types) : some_type(random, types);
     Place place = some_place(random, dtype, batch.samples, batch.size, true);
     if (plain) {
       place.stride = batch.size, place.start = 0;
       place.memory = Memory(batch.samples * batch.size * size_of(dtype), 0);
     }
-    for (int64_t i = 0; i < place.memory.bytes() / size_of(dtype); ++i) put(place.memory.data(), dtype, i, some_value(random, special));
+    for (int64_t i = 0; i < place.memory.bytes() / size_of(dtype); ++i)
+      put(place.memory.data(), dtype, i, some_value(random, special));
     batch.u[j].data = place.data();
     batch.u[j].stride = place.stride;
     batch.u[j].dtype = dtype;
     c.owned.push_back(place.memory);
-    c.text += std::string(" ") + name_of(dtype) + (place.stride == batch.size ? "" : "/" + std::to_string(place.stride));
+    c.text +=
+        std::string(" ") + name_of(dtype) + (place.stride == batch.size ? "" : "/" + std::to_string(place.stride));
     const bool distinct = batch.samples == 1 || place.stride != 0;
     if (distinct && c.result_operand < 0 && random.chance(0.1)) c.result_operand = j, c.result = place;
   }
@@ -198,6 +209,17 @@ inline Case some_case(Random& random, int m, Types types, bool special) {
   }
   c.text += std::string(" -> ") + name_of(c.result.dtype) + (c.result_operand < 0 ? "" : " in place");
   return c;
+}
+
+// The same of some shape: tails, one over a vector, over a warp's share, over a block's, several pieces.
+inline Case some_case(Random& random, int m, Types types, int noises, bool special) {
+  const int64_t most = m <= 9 ? 12000 : 2500;  // elements per operand
+  const int64_t size =
+      std::min(most, random.one_of<int64_t>({1,  2,  3,   4,   5,   7,    8,    9,    13,   16,   31,   32,   33,
+                                             64, 65, 137, 255, 256, 1023, 1024, 1025, 1032, 2000, 4096, 4097, 9001}));
+  const int64_t samples =
+      std::min(random.one_of<int64_t>({1, 2, 3, 5, 17, 33, 130, 400}), std::max<int64_t>(1, most / size));
+  return some_case_of(random, samples, size, m, types, noises, special);
 }
 
 }  // namespace emulation

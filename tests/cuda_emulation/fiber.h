@@ -1,7 +1,7 @@
 // A stack of its own, entered and left by hand: 20 instructions on x86-64, ucontext elsewhere.
 //
 // The sanitizers are told of every switch: AddressSanitizer which stack is in use, ThreadSanitizer that fibers are
-// threads which nothing orders but the barriers that say so (sync_release, sync_acquire).
+// threads which nothing orders but what says so (release, acquire).
 #pragma once
 
 #include <sys/mman.h>
@@ -17,18 +17,20 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
 #include <sanitizer/tsan_interface.h>
 #endif
 
 namespace emulation {
 
-#if defined(__SANITIZE_THREAD__)
-inline void sync_release(void* address) { __tsan_release(address); }
-inline void sync_acquire(void* address) { __tsan_acquire(address); }
+#if defined(EMULATION_TSAN)
+constexpr bool has_tsan = true;
+inline void release(void* address) { __tsan_release(address); }
+inline void acquire(void* address) { __tsan_acquire(address); }
 #else
-inline void sync_release(void*) {}
-inline void sync_acquire(void*) {}
+constexpr bool has_tsan = false;
+inline void release(void*) {}
+inline void acquire(void*) {}
 #endif
 
 #if defined(__x86_64__)
@@ -63,12 +65,12 @@ class Fiber {
   Fiber() {
     stack_ = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stack_ == MAP_FAILED) throw std::bad_alloc();
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
     thread_ = __tsan_create_fiber(0);
 #endif
   }
   ~Fiber() {
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
     __tsan_destroy_fiber(thread_);
 #endif
     munmap(stack_, stack_bytes);
@@ -77,14 +79,14 @@ class Fiber {
   Fiber& operator=(const Fiber&) = delete;
 
   // The next resume() calls body(context) on this stack.
-  void start(void (*body)(const void*), const void* context) {
+  void start(void (*body)(void*), void* context) {
     body_ = body;
     context_ = context;
     ended_ = false;
 #if defined(__SANITIZE_ADDRESS__)
     inner_shadow_ = nullptr;
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
     __tsan_destroy_fiber(thread_);  // another thread's past is none of the next one's
     thread_ = __tsan_create_fiber(0);
 #endif
@@ -109,7 +111,7 @@ class Fiber {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&outer_shadow_, stack_, stack_bytes);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
     outer_thread_ = __tsan_get_current_fiber();
     __tsan_switch_to_fiber(thread_, __tsan_switch_to_fiber_no_sync);
 #endif
@@ -125,7 +127,7 @@ class Fiber {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(ended_ ? nullptr : &inner_shadow_, outer_stack_, outer_bytes_);
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
     __tsan_switch_to_fiber(outer_thread_, __tsan_switch_to_fiber_no_sync);
 #endif
     go(inside_, outside_);
@@ -133,7 +135,7 @@ class Fiber {
   }
 
  private:
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_ADDRESS__) || defined(EMULATION_TSAN)
   static constexpr size_t stack_bytes = 1 << 20;  // sanitizers make frames several times larger
 #else
   static constexpr size_t stack_bytes = 1 << 17;
@@ -166,8 +168,8 @@ class Fiber {
 
   void* stack_;
   Place inside_{}, outside_{};
-  void (*body_)(const void*) = nullptr;
-  const void* context_ = nullptr;
+  void (*body_)(void*) = nullptr;
+  void* context_ = nullptr;
   bool ended_ = false;
 #if defined(__SANITIZE_ADDRESS__)
   void* outer_shadow_ = nullptr;
@@ -175,7 +177,7 @@ class Fiber {
   const void* outer_stack_ = nullptr;
   size_t outer_bytes_ = 0;
 #endif
-#if defined(__SANITIZE_THREAD__)
+#if defined(EMULATION_TSAN)
   void* thread_ = nullptr;
   void* outer_thread_ = nullptr;
 #endif

@@ -1,6 +1,6 @@
 // Runs the CUDA launchers under emulation and compares them with the CPU launchers, over random calls.
 //
-//   cuda_emulation combine|gram|residual|shape|far|all [calls per kind of call] [seed]
+//   main combine|gram|residual|shape|far|sums|all [calls per kind of call] [seed]
 //
 // combine and every elementwise result must agree bit for bit, sums up to a bound on what another order of
 // addition may change. Prints what differs; the exit status says whether anything did.
@@ -30,7 +30,8 @@ bool same_value(double a, double b) { return a == b || (std::isnan(a) && std::is
 bool same_memory(const Place& a, const Memory& b) {
   if (std::memcmp(a.memory.data(), b.data(), size_t(b.bytes())) == 0) return true;
   for (int64_t i = 0; i < b.bytes() / size_of(a.dtype); ++i)
-    if (!same_value(cuda::element_of(a.memory.data(), a.dtype, i), cuda::element_of(b.data(), a.dtype, i))) return false;
+    if (!same_value(cuda::element_of(a.memory.data(), a.dtype, i), cuda::element_of(b.data(), a.dtype, i)))
+      return false;
   return true;
 }
 
@@ -68,7 +69,8 @@ void compare_sum(const Case& c, const char* what, double got, double expected, d
     report(what, c.text + ": " + std::to_string(got) + " instead of " + std::to_string(expected));
 }
 
-// ---- The operations --------------------------------------------------------------------------------------------------
+// ---- The operations
+// --------------------------------------------------------------------------------------------------
 
 void test_combine(Random& random, const Case& c) {
   const Doubles workspace(combine_workspace(c.batch, c.device_c));
@@ -93,9 +95,12 @@ Batch only(const Batch& batch, int64_t b) {
   one.samples = 1;
   for (int j = 0; j < one.m; ++j) {
     Operand& u = one.u[j];
-    if (!u.is_noise()) u.data = static_cast<const char*>(u.data) + b * u.stride * size_of(u.dtype);
-    else if (u.ids) u.ids += b * u.ids_stride;
-    else u.first += uint64_t(b);
+    if (!u.is_noise())
+      u.data = static_cast<const char*>(u.data) + b * u.stride * size_of(u.dtype);
+    else if (u.ids)
+      u.ids += b * u.ids_stride;
+    else
+      u.first += uint64_t(b);
   }
   return one;
 }
@@ -114,7 +119,8 @@ void test_gram(Random& random, const Case& c) {
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j <= i; ++j) {
         double absolute = 0;
-        for (int64_t d = 0; d < batch.size; ++d) absolute += std::abs(u[size_t(i * batch.size + d)] * u[size_t(j * batch.size + d)]);
+        for (int64_t d = 0; d < batch.size; ++d)
+          absolute += std::abs(u[size_t(i * batch.size + d)] * u[size_t(j * batch.size + d)]);
         const int64_t at = (b * m + i) * m + j, mirrored = (b * m + j) * m + i;
         compare_sum(c, "gram", G[at], expected[at], absolute);
         if (!same_value(G[at], G[mirrored])) report("gram is not symmetric", c.text);
@@ -148,14 +154,18 @@ void test_residual(Random& random, const Case& c) {
     std::vector<double> r(size_t(batch.size)), sums(size_t(1 + m));
     for (int64_t d = 0; d < batch.size; ++d) {
       for (int64_t j = 0; j < m; ++j) {
-        const double c_j = c.host_c.data ? cuda::element_of(c.host_c.data, c.host_c.dtype, b * c.host_c.stride + j * c.host_c.step) : c.host_c.values[j];
+        const double c_j =
+            c.host_c.data ? cuda::element_of(c.host_c.data, c.host_c.dtype, b * c.host_c.stride + j * c.host_c.step)
+                          : c.host_c.values[j];
         r[size_t(d)] = std::fma(c_j, value_of(batch.u[j], batch.size, b, d), r[size_t(d)]);
       }
       sums[0] += r[size_t(d)] * r[size_t(d)];
-      for (int64_t j = 0; j < m; ++j) sums[size_t(1 + j)] += std::abs(value_of(batch.u[j], batch.size, b, d) * r[size_t(d)]);
+      for (int64_t j = 0; j < m; ++j)
+        sums[size_t(1 + j)] += std::abs(value_of(batch.u[j], batch.size, b, d) * r[size_t(d)]);
     }
     compare_sum(c, "loss", loss[b], expected_loss[b], sums[0]);
-    for (int64_t j = 0; j < m; ++j) compare_sum(c, "grad", grad[b * m + j], expected_grad[b * m + j], 2 * sums[size_t(1 + j)]);
+    for (int64_t j = 0; j < m; ++j)
+      compare_sum(c, "grad", grad[b * m + j], expected_grad[b * m + j], 2 * sums[size_t(1 + j)]);
   }
 
   // r itself, bit for bit, and the same sums beside it.
@@ -172,7 +182,8 @@ void test_residual(Random& random, const Case& c) {
     if (!same_value(grad[i], grad_r[i])) return report("grad depends on r being written", c.text);
 }
 
-// ---- Laws --------------------------------------------------------------------------------------------------------------
+// ---- Laws
+// --------------------------------------------------------------------------------------------------------------
 
 // The shape of the sums is the size's alone: neither the types nor the alignment of the same values change a bit.
 void test_shape(Random& random) {
@@ -220,7 +231,20 @@ void test_far(Random& random) {
   ++calls;
 }
 
-// ---- All of it ---------------------------------------------------------------------------------------------------------
+// Sums by blocks, with and without a second stage: where threads share memory. Few, for ThreadSanitizer.
+void test_sums(Random& random) {
+  for (const int64_t size : {1100, 5000}) {
+    for (const int m : {1, 4, 9}) {
+      const Case c = some_case_of(random, 3, size, m, Types::all, any_number, false);
+      test_gram(random, c);
+      test_residual(random, c);
+      calls += 2;
+    }
+  }
+}
+
+// ---- All of it
+// ---------------------------------------------------------------------------------------------------------
 
 void run(const std::string& what, int repeats, uint64_t seed) {
   const bool all = what == "all";
@@ -228,7 +252,7 @@ void run(const std::string& what, int repeats, uint64_t seed) {
   for (const Types types : {Types::sixteen_bits, Types::up_to_float32, Types::all}) {
     for (const int m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 64}) {
       for (int i = 0; i < repeats; ++i) {
-        const Case c = some_case(random, m, types, random.chance(0.1));
+        const Case c = some_case(random, m, types, i < 2 && i < m ? i : any_number, random.chance(0.1));
         if (all || what == "combine") test_combine(random, c), ++calls;
         if (all || what == "gram") test_gram(random, c), ++calls;
         if (all || what == "residual") test_residual(random, c), ++calls;
@@ -237,6 +261,7 @@ void run(const std::string& what, int repeats, uint64_t seed) {
   }
   if (all || what == "shape") test_shape(random);
   if (all || what == "far") test_far(random);
+  if (all || what == "sums") test_sums(random);
 }
 
 }  // namespace emulation
