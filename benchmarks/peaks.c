@@ -66,7 +66,9 @@ static int64_t run(void* (*part)(void*), char* to, const char* from, size_t byte
 }
 
 // to must be aligned to 32 bytes.
-void streaming_copy(void* to, const void* from, size_t bytes, int threads) { run(copy_share, to, from, bytes, threads); }
+void streaming_copy(void* to, const void* from, size_t bytes, int threads) {
+  run(copy_share, to, from, bytes, threads);
+}
 
 // Returns a sum of what was read, so that the reading cannot be left out.
 int64_t read_all(const void* from, size_t bytes, int threads) { return run(read_share, NULL, from, bytes, threads); }

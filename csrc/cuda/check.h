@@ -13,7 +13,8 @@ namespace scorefusion::cuda {
 [[noreturn]] inline void fail(cudaError_t error, const char* what, const char* file, int line) {
   std::string text = std::string(file) + ":" + std::to_string(line) + ": " + what + ": " + cudaGetErrorName(error) +
                      ": " + cudaGetErrorString(error);
-  if (error == cudaErrorNoKernelImageForDevice) text += std::string(" (built for ") + architectures() + ")";
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
+    text += std::string(" (built for ") + architectures() + ")";
   throw CudaError(text);
 }
 

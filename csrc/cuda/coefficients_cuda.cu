@@ -29,8 +29,10 @@ Coefficients on_device(const Coefficients& c, int64_t samples, int m, double* wo
   const int64_t total = samples * m;
   for (int64_t first = 0; first < total; first += large_slab) {
     const int count = int(std::min<int64_t>(large_slab, total - first));
-    if (count <= small_slab) store_slab<small_slab>(c, m, first, count, workspace, stream);
-    else store_slab<large_slab>(c, m, first, count, workspace, stream);
+    if (count <= small_slab)
+      store_slab<small_slab>(c, m, first, count, workspace, stream);
+    else
+      store_slab<large_slab>(c, m, first, count, workspace, stream);
   }
   Coefficients moved;
   moved.data = workspace;

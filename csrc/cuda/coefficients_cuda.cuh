@@ -7,7 +7,7 @@
 
 namespace scorefusion::cuda {
 
-constexpr int small_slab = 256;  // doubles: a launch with few parameters is faster
+constexpr int small_slab = 256;   // doubles: a launch with few parameters is faster
 constexpr int large_slab = 3968;  // 31 KiB of the 32,764 bytes that parameters may take
 constexpr int slab_threads = 256;
 

@@ -18,8 +18,8 @@ namespace scorefusion::cuda {
 
 // ---- Constants ---------------------------------------------------------------------------------------------------
 
-constexpr int pack_bytes = 16;      // the widest load there is
-constexpr int group_capacity = 8;   // 8 packs of 16 bytes are 32 registers
+constexpr int pack_bytes = 16;     // the widest load there is
+constexpr int group_capacity = 8;  // 8 packs of 16 bytes are 32 registers
 
 // A whole parameter block fits what every driver accepts.
 constexpr int parameter_bytes = 4096;
@@ -159,8 +159,10 @@ __device__ __forceinline__ void load_elements(const char* from, int n, Raw& raw)
 template <int V, class Bits>
 __device__ __forceinline__ void load_pack(const void* data, int64_t index, int n, bool vectors, Raw& raw) {
   const char* from = static_cast<const char*>(data) + index * int64_t(sizeof(Bits));
-  if (vectors && n == V) load_words<V * sizeof(Bits)>(from, raw);
-  else load_elements<V, Bits>(from, n, raw);
+  if (vectors && n == V)
+    load_words<V * sizeof(Bits)>(from, raw);
+  else
+    load_elements<V, Bits>(from, n, raw);
 }
 
 // Elements d .. d + n − 1 of sample b of an array; the types are told apart by size alone here.
@@ -295,7 +297,8 @@ __device__ __forceinline__ void store_pack(void* data, int64_t index, int n, boo
 
 // Elements d .. d + n − 1 of sample b of the result, rounded once to its type.
 template <int V, class T>
-__device__ __forceinline__ void write(const Output& y, int64_t b, int64_t d, int n, bool vectors, const T (&values)[V]) {
+__device__ __forceinline__ void write(const Output& y, int64_t b, int64_t d, int n, bool vectors,
+                                      const T (&values)[V]) {
   const int64_t index = b * y.stride + d;
   switch (y.dtype) {
     case DType::float16: store_pack<V, float16>(y.data, index, n, vectors, values); break;

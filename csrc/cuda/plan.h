@@ -36,21 +36,20 @@ inline bool all_aligned(const Batch& batch, const Output& y, int V) {
   return true;
 }
 
-inline Source source_of(const Operand& u, int64_t event_size) {
+inline Source source_of(const Operand& u, int64_t size) {
   if (!u.is_noise()) return {u.data, u.stride, 0, 0, 0, Kind(u.dtype)};
-  if (u.ids) return {u.ids, u.ids_stride, 0, u.seed, u.stream, Kind::noise};
-  return {nullptr, 0, u.first * uint64_t(event_size), u.seed, u.stream, Kind::noise};
+  if (u.ids) return {u.ids, u.ids_stride, u.offset, u.seed, u.stream, Kind::noise};
+  return {nullptr, 0, u.offset + u.first * uint64_t(size), u.seed, u.stream, Kind::noise};
 }
 
-// Operands in groups of at most `capacity`, at most one of each being noise. event_size: D of the caller's samples,
-// which counts the elements of noise, also where the batch was joined to one long sample.
+// Operands in groups of at most `capacity`, at most one of each being noise.
 template <int N>
-Sources<N> sources_of(const Batch& batch, int64_t event_size, const Output& y, int V, int capacity) {
+Sources<N> sources_of(const Batch& batch, const Output& y, int V, int capacity) {
   Sources<N> s = {};
   s.vectors = all_aligned(batch, y, V);
-  s.size = uint64_t(event_size);
+  s.size = uint64_t(batch.size);
   for (int j = 0; j < batch.m; ++j) {
-    s.u[j] = source_of(batch.u[j], event_size);
+    s.u[j] = source_of(batch.u[j], batch.size);
     const bool noise = batch.u[j].is_noise();
     const bool full = s.groups > 0 && s.group[s.groups - 1].count == capacity;
     const bool second_noise = s.groups > 0 && noise && s.group[s.groups - 1].noise >= 0;

@@ -2,7 +2,8 @@
 // test-only emulation (tests/cuda_emulation), which runs the same sources on a CPU.
 //
 // What a kernel may use so that both accept it: blockIdx, threadIdx, blockDim, gridDim (x alone), __syncthreads,
-// __shfl_xor_sync on doubles, SHARED for shared memory, GRID_CONSTANT for its one parameter, and launch(...) for <<<>>>.
+// __shfl_xor_sync on doubles, SHARED for shared memory, GRID_CONSTANT for its one parameter, and launch(...) for
+// <<<>>>.
 #pragma once
 
 #if defined(SCOREFUSION_CUDA_EMULATION)
@@ -19,7 +20,7 @@
 #include "check.h"
 
 // SHARED(sums, double[4][6]) declares sums, one per block.
-#define SHARED(name, ...)           \
+#define SHARED(name, ...)          \
   using name##_type = __VA_ARGS__; \
   __shared__ name##_type name
 
@@ -40,7 +41,9 @@ struct Grid {
 template <class Parameter>
 void launch(void (*kernel)(Parameter), Grid grid, int threads, size_t shared_bytes, void* stream,
             const Parameter& parameter) {
+  // clang-format off: it would tear >>> apart
   kernel<<<grid.blocks, threads, shared_bytes, static_cast<cudaStream_t>(stream)>>>(parameter);
+  // clang-format on
   check(cudaGetLastError(), "kernel launch", grid.file, grid.line);
 }
 

@@ -145,8 +145,10 @@ struct Sink {
   int sums;  // per sample
 
   __device__ void put(int64_t b, int64_t piece, int i, double total) const {
-    if (pieces == 1) result(b, i, total);
-    else partials[(b * sums + i) * pieces + piece] = total;
+    if (pieces == 1)
+      result(b, i, total);
+    else
+      partials[(b * sums + i) * pieces + piece] = total;
   }
 };
 
@@ -169,9 +171,8 @@ __global__ void __launch_bounds__(team_threads) finish_kernel(GRID_CONSTANT Fini
     const double* partial = sink.partials + team.item * sink.pieces;
     for (int64_t piece = team.idle() ? sink.pieces : team.lane; piece < sink.pieces; piece += team.lanes)
       total[0] += partial[piece];
-    reduce(team, total, scratch, [&](int, double sum) {
-      sink.result(team.item / sink.sums, int(team.item % sink.sums), sum);
-    });
+    reduce(team, total, scratch,
+           [&](int, double sum) { sink.result(team.item / sink.sums, int(team.item % sink.sums), sum); });
   }
 }
 

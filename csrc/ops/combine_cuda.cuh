@@ -72,13 +72,16 @@ __global__ void __launch_bounds__(combine_threads) combine_kernel(GRID_CONSTANT 
 
 // ---- Launcher ----------------------------------------------------------------------------------------------------
 
-// event_size: D of the caller, where `batch` may be its samples joined to one.
 template <int V, int M>
-void launch_combine(const Batch& batch, int64_t event_size, const Coefficients& c, const Output& y, void* stream) {
+void launch_combine(const Batch& given, const Coefficients& c, const Output& given_y, void* stream) {
+  // Samples that follow one another are one long sample: vectors cross their borders.
+  Batch batch = given;
+  Output y = given_y;
+  merge_samples(batch, c, y);
   using Arguments = CombineArguments<V, M>;
   static_assert(sizeof(Arguments) <= parameter_bytes);
   Arguments a;
-  a.u = sources_of<Arguments::capacity>(batch, event_size, y, V, group_capacity);
+  a.u = sources_of<Arguments::capacity>(batch, y, V, group_capacity);
   a.c = coefficients_of<Element<V>, Arguments::capacity>(c, batch.m);
   a.y = y;
   a.samples = batch.samples;

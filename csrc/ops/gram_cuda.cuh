@@ -164,7 +164,7 @@ template <int V, int M>
 GramArguments<V, M> gram_arguments(const Batch& batch, const Coefficients& c, const Output& y, double* G,
                                    double* partials) {
   GramArguments<V, M> a;
-  a.u = sources_of<GramArguments<V, M>::capacity>(batch, batch.size, y, V, M ? group_capacity : tile_rows);
+  a.u = sources_of<GramArguments<V, M>::capacity>(batch, y, V, M ? group_capacity : tile_rows);
   a.c = coefficients_of<Element<V>, GramArguments<V, M>::capacity>(c, batch.m);
   a.y = y;
   a.shape = shape_of(batch.size);

@@ -4,7 +4,7 @@
 // Small samples (size <= narrow_size): one running sum over the elements in order.
 // Others: element d of a chunk of chunk_size elements belongs to lane d mod 8; each lane is a running sum, the
 // eight lanes are added in a fixed tree, and the sums of the chunks are added in order.
-// (CUDA has its own fixed shape; see gram_cuda.cuh.)
+// (CUDA has its own fixed shape; see csrc/cuda/reduce.cuh.)
 #pragma once
 
 #include <cstdint>

@@ -141,7 +141,7 @@ void launch_residual(const Batch& batch, const Coefficients& c, const Output& r,
       return residual_groups_kernel<V>;
   }();
   Arguments a;
-  a.u = sources_of<Arguments::capacity>(batch, batch.size, r, V, group_capacity);
+  a.u = sources_of<Arguments::capacity>(batch, r, V, group_capacity);
   a.c = coefficients_of<double, Arguments::capacity>(c, batch.m);
   a.r = r;
   a.sink = sink;
