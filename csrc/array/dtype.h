@@ -7,9 +7,7 @@ namespace scorefusion {
 
 enum class DType : uint8_t { float16, bfloat16, float32, float64 };
 
-constexpr int64_t size_of(DType dtype) {
-  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
+constexpr int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 constexpr const char* name_of(DType dtype) {
   switch (dtype) {

@@ -81,7 +81,8 @@ py::capsule HostBuffer::dlpack(const py::object&, const py::object& max_version,
 void prefer_huge_pages(void* data, int64_t bytes) {
 #if defined(__linux__)
   constexpr uintptr_t page = 2 << 20;
-  constexpr int64_t large = 4 << 20;
+  // Below, allocators hand out memory that they have used before, and new pages would only take its place.
+  constexpr int64_t large = 32 << 20;
   if (bytes < large) return;
   const uintptr_t first = (uintptr_t(data) + page - 1) / page * page;
   const uintptr_t last = (uintptr_t(data) + uintptr_t(bytes)) / page * page;

@@ -10,6 +10,7 @@
 #include "../cuda/runtime.h"
 #include "../ops/call.h"
 #include "../ops/python.h"
+#include "simplex.h"
 
 namespace py = pybind11;
 using namespace scorefusion;
@@ -87,6 +88,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("gram", &gram, py::arg("u"), py::arg("out"));
   m.def("combine_gram", &combine_gram, py::arg("u"), py::arg("c"), py::arg("out"));
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
+
+  define_simplex(m);
 
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));

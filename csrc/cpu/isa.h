@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../array/dtype.h"
+#include "../math/convert.h"
 
 namespace scorefusion {
 
@@ -21,11 +22,13 @@ struct KernelsOf {
   void (*combine)(const T* const* u, const T* c, int m, T* y, int64_t n, bool streaming);
   // lanes[pair][8] += products over a block; n is a multiple of 8.
   void (*gram)(const T* const* u, int m, int64_t n, double* lanes);
+  // Both, with the sums of the whole groups of 8 elements alone; y may be one of the operands.
+  void (*combine_gram)(const T* const* u, const T* c, int m, T* y, int64_t n, bool streaming, double* lanes);
   // r_e = Σ_j c_j u_je; lanes[0][8] += r², lanes[1 + j][8] += u_j r.
   void (*residual)(const T* const* u, const double* c, int m, int64_t n, double* r, double* lanes);
   // to T exactly; from T rounded once
   void (*widen)(const void* from, DType dtype, T* to, int64_t n);
-  void (*round)(const T* from, DType dtype, void* to, int64_t n, bool streaming);
+  void (*round)(const T* from, DType dtype, void* to, int64_t n);
   // The same for narrow samples side by side: a block holds element d of sample `lane` at d·narrow_lanes + lane, the
   // coefficients are c[j][lane], and every lane has sums of its own.
   void (*narrow_gather)(const T* from, int64_t stride, int64_t size, T* to);
@@ -39,6 +42,9 @@ struct Kernels {
   const char* name;
   KernelsOf<float> f32;
   KernelsOf<double> f64;
+  // combine where all is of one 16-bit type, in float32
+  void (*combine_float16)(const float16* const* u, const float* c, int m, float16* y, int64_t n, bool streaming);
+  void (*combine_bfloat16)(const bfloat16* const* u, const float* c, int m, bfloat16* y, int64_t n, bool streaming);
   // The 4·groups normals of counters q, q + 1, …; `to` has room for whole vectors (noise_slack floats more).
   void (*normals)(uint64_t seed, uint64_t stream, uint64_t q, int64_t groups, float* to);
 };

@@ -18,6 +18,7 @@ namespace scorefusion::SF_ISA {
 #define SF_SIMD inline __attribute__((always_inline))
 
 #if defined(__AVX512F__)
+#define SF_SCALAR_WORDS 0
 
 constexpr int width = 16;  // floats in Floats; Doubles holds half as many
 using Floats = __m512;
@@ -42,11 +43,12 @@ SF_SIMD Doubles fused(Doubles a, Doubles b, Doubles c) { return _mm512_fmadd_pd(
 SF_SIMD Doubles load_doubles(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 
 SF_SIMD Words load_halves(const uint16_t* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)); }
-SF_SIMD void store_halves(uint16_t* p, Words a) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(a.v)); }
+using Halves = __m256i;  // `width` 16-bit numbers
+SF_SIMD Halves pack_halves(Words a) { return _mm512_cvtepi32_epi16(a.v); }
+SF_SIMD Halves round_float16(Floats a) { return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SF_SIMD void store_halves(void* p, Halves a) { _mm256_storeu_si256((__m256i*)p, a); }
+SF_SIMD void stream_halves(void* p, Halves a) { _mm256_stream_si256((__m256i*)p, a); }
 SF_SIMD Floats load_float16(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
-SF_SIMD void store_float16(uint16_t* p, Floats a) {
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
 
 SF_SIMD Floats square_root(Floats a) { return _mm512_sqrt_ps(a); }
 SF_SIMD Floats to_real(Words a) { return _mm512_cvtepi32_ps(a.v); }
@@ -101,6 +103,7 @@ SF_SIMD Floats low_pairs(Floats a, Floats b) { return _mm512_shuffle_ps(a, b, 0x
 SF_SIMD Floats high_pairs(Floats a, Floats b) { return _mm512_shuffle_ps(a, b, 0xEE); }
 
 #elif defined(__AVX2__)
+#define SF_SCALAR_WORDS 0
 
 constexpr int width = 8;
 using Floats = __m256;
@@ -127,14 +130,14 @@ SF_SIMD Doubles fused(Doubles a, Doubles b, Doubles c) { return _mm256_fmadd_pd(
 SF_SIMD Doubles load_doubles(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 
 SF_SIMD Words load_halves(const uint16_t* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)); }
-SF_SIMD void store_halves(uint16_t* p, Words a) {
-  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(a.v, a.v), 0x08);
-  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
+using Halves = __m128i;
+SF_SIMD Halves pack_halves(Words a) {
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(a.v, a.v), 0x08));
 }
+SF_SIMD Halves round_float16(Floats a) { return _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SF_SIMD void store_halves(void* p, Halves a) { _mm_storeu_si128((__m128i*)p, a); }
+SF_SIMD void stream_halves(void* p, Halves a) { _mm_stream_si128((__m128i*)p, a); }
 SF_SIMD Floats load_float16(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
-SF_SIMD void store_float16(uint16_t* p, Floats a) {
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
 
 SF_SIMD Floats square_root(Floats a) { return _mm256_sqrt_ps(a); }
 SF_SIMD Floats to_real(Words a) { return _mm256_cvtepi32_ps(a.v); }
@@ -228,6 +231,24 @@ SF_SIMD Words as_word(Reals a) { return as_word(a.v); }
 SF_SIMD Mask less(Reals a, Reals b) { return less(a.v, b.v); }
 SF_SIMD Reals select(Mask mask, Reals yes, Reals no) { return select(mask, yes.v, no.v); }
 
+// float16 and bfloat16 are loaded as the floats that they are, and stored rounded to nearest even.
+SF_SIMD Floats load(const float16* p) { return load_float16(&p->bits); }
+SF_SIMD Floats load(const bfloat16* p) { return as_real(load_halves(&p->bits) << 16); }
+SF_SIMD Halves rounded_to(const float16*, Floats a) { return round_float16(a); }
+SF_SIMD Halves rounded_to(const bfloat16*, Floats a) {
+  const Words bits = as_word(a);
+  const Words rounded = (bits + Words(0x7FFFu) + ((bits >> 16) & Words(1u))) >> 16;
+  return pack_halves(select(is_nan(a), (bits >> 16) | Words(0x0040u), rounded));
+}
+template <class Half>
+SF_SIMD void store(Half* p, Floats a) {
+  store_halves(p, rounded_to(p, a));
+}
+template <class Half>
+SF_SIMD void stream(Half* p, Floats a) {
+  stream_halves(p, rounded_to(p, a));
+}
+
 // Transposes the 4×4 block in each 128-bit quarter of four vectors.
 SF_SIMD void transpose_quarters(Reals z[4]) {
   const Floats a = unpack_low(z[0].v, z[1].v), b = unpack_high(z[0].v, z[1].v);
@@ -249,11 +270,9 @@ SF_SIMD Doubles fused_exact(Doubles a, Doubles b, Doubles c) {
 #endif
 }
 
-// The vector of T, and how many T it holds.
+// What T is computed in: its vector, and how many of T that takes.
 template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
+struct Vector {
   using type = Floats;
   static constexpr int lanes = width;
 };

@@ -35,24 +35,31 @@ int initial_threads() {
   return processors();
 }
 
-// One call's work, cut into as many equal shares as threads take part; each share is walked item by item.
+// One call's work. Who takes part takes a few items at a time until none are left, so a thread that is late (its
+// processor busy with another library's) costs nothing but its help.
 struct Job {
   int64_t items;
   int shares;
   detail::Item part;
   void* context;
   Stop& stop;
-  std::exception_ptr failure;
-  std::mutex failure_mutex;
+  std::atomic<int64_t> next{0};
+  std::exception_ptr failure{};
+  std::mutex failure_mutex{};
 
-  void walk(int share, bool calling_thread) {
-    const int64_t first = items * share / shares, last = items * (share + 1) / shares;
+  void walk(bool calling_thread) {
+    const int64_t at_once = std::max<int64_t>(1, items / (8 * shares));  // long runs: memory likes them
     try {
-      for (int64_t i = first; i < last; ++i) {
-        if (calling_thread ? stop.ask() : stop.requested()) return;
-        part(context, i, i + 1);
+      for (;;) {
+        const int64_t first = next.fetch_add(at_once, std::memory_order_relaxed);
+        for (int64_t i = first; i < std::min(items, first + at_once); ++i) {
+          if (calling_thread ? stop.ask() : stop.requested()) return;
+          part(context, i, i + 1);
+        }
+        if (first + at_once >= items) return;
       }
     } catch (...) {
+      next = items;
       std::lock_guard lock(failure_mutex);
       if (!failure) failure = std::current_exception();
     }
@@ -73,19 +80,17 @@ class Pool {
     {
       std::lock_guard lock(mutex_);
       job_ = &job;
-      left_ = job.shares - 1;
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    job.walk(0, true);
-    for (int spin = 0; spin < spins && left_.load(std::memory_order_acquire) != 0; ++spin) pause();
+    job.walk(true);
     std::unique_lock lock(mutex_);
-    while (!done_.wait_for(lock, std::chrono::milliseconds(50), [this] { return left_.load() == 0; })) {
+    job_ = nullptr;  // who has not come by now is not waited for
+    while (!done_.wait_for(lock, std::chrono::milliseconds(50), [this] { return active_ == 0; })) {
       lock.unlock();
       stop.ask();
       lock.lock();
     }
-    job_ = nullptr;
     return true;
   }
 
@@ -108,23 +113,24 @@ class Pool {
         wake_.wait(lock, [&] { return generation_.load() != seen; });
         seen = generation_.load();
         job = job_;
-        if (!job || index + 1 >= job->shares) continue;  // not waited for: the job may be gone after the lock
+        if (!job || index + 1 >= job->shares) continue;
+        ++active_;
       }
-      job->walk(index + 1, false);
+      job->walk(false);
       {
         std::lock_guard lock(mutex_);
-        left_.fetch_sub(1, std::memory_order_release);
+        --active_;
       }
       done_.notify_one();
     }
   }
 
   std::mutex busy_;   // held by the call that is being served
-  std::mutex mutex_;  // guards job_
+  std::mutex mutex_;  // guards job_ and active_
   std::condition_variable wake_, done_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> left_{0};
   Job* job_ = nullptr;
+  int active_ = 0;  // workers inside the job
   int workers_ = 0;
 };
 
@@ -152,10 +158,10 @@ void set_num_threads(int n) { wanted_threads = std::max(1, n); }
 void detail::run(int64_t items, bool threads, const Work& work, Item part, void* context) {
   Stop stop(work);
   const int shares = threads ? int(std::min<int64_t>(items, num_threads())) : 1;
-  Job job{items, shares, part, context, stop, nullptr, {}};
+  Job job{.items = items, .shares = shares, .part = part, .context = context, .stop = stop};
   if (shares <= 1 || !pool().try_run(job, stop)) {
     job.shares = 1;
-    job.walk(0, true);
+    job.walk(true);
   }
   if (job.failure) std::rethrow_exception(job.failure);
   if (stop.requested()) throw Interrupted{};

@@ -7,7 +7,7 @@ namespace {
 
 template <class T>
 void combine_rows(const Batch& batch, const Coefficients& c, const Output& y, const Work& work) {
-  const bool streaming = is_streamed(batch, y);
+  const bool streaming = y.dtype == dtype_of<T> && is_streamed(batch, y);
   const Cut cut(batch);
   parallel_for(cut.items(), worth_several(batch), work, [&](int64_t first, int64_t last) {
     T* buffer = scratch<T>(Stage<T>::room(batch) + block_size);
@@ -23,7 +23,7 @@ void combine_rows(const Batch& batch, const Coefficients& c, const Output& y, co
           const int64_t length = std::min(step, begin + n - d);
           const Written<T> to(y, b, d, made);
           of<T>(kernels()).combine(stage.block(b, d, length), c_b, batch.m, to.at(), length, streaming);
-          to.finish(length, streaming);
+          to.finish(length);
         }
       });
     }
@@ -47,13 +47,28 @@ void combine_narrow(const Batch& batch, const Coefficients& c, const Output& y, 
   });
 }
 
-template <class T>
-void combine_as(const Batch& batch, const Coefficients& c, const Output& y, const Work& work) {
-  // Few samples fill no vector side by side, and elementwise results do not depend on the way.
-  if (is_narrow(batch) && batch.samples >= narrow_lanes)
-    combine_narrow<T>(batch, c, y, work);
-  else
-    combine_rows<T>(batch, c, y, work);
+// Everything of one 16-bit type: no blocks of floats in between.
+template <class E, class Kernel>
+void combine_halves(const Batch& batch, const Coefficients& c, const Output& y, const Work& work, Kernel kernel) {
+  const bool streaming = is_streamed(batch, y);
+  const Cut cut(batch);
+  parallel_for(cut.items(), worth_several(batch), work, [&](int64_t first, int64_t last) {
+    float c_b[max_operands];
+    const E* u[max_operands];
+    for (int64_t item = first; item < last; ++item) {
+      cut.walk(item, [&](int64_t b, int64_t, int64_t d, int64_t n) {
+        read_coefficients(c, batch.m, b, c_b);
+        for (int j = 0; j < batch.m; ++j) u[j] = static_cast<const E*>(element_of(batch.u[j], b, d));
+        kernel(u, c_b, batch.m, static_cast<E*>(element_of(y, b, d)), n, streaming);
+      });
+    }
+  });
+}
+
+bool all_of_type(DType dtype, const Batch& batch, const Output& y) {
+  for (int j = 0; j < batch.m; ++j)
+    if (batch.u[j].is_noise() || batch.u[j].dtype != dtype) return false;
+  return y.dtype == dtype;
 }
 
 }  // namespace
@@ -62,10 +77,16 @@ void combine_cpu(const Batch& given, const Coefficients& c, const Output& given_
   Batch batch = given;
   Output y = given_y;
   merge_samples(batch, c, y);
-  if (works_in_float64(batch, y))
-    combine_as<double>(batch, c, y, work);
+  const bool in_float64 = works_in_float64(batch, y);
+  // Few samples fill no vector side by side, and elementwise results do not depend on the way.
+  if (is_narrow(batch) && batch.samples >= narrow_lanes)
+    in_float64 ? combine_narrow<double>(batch, c, y, work) : combine_narrow<float>(batch, c, y, work);
+  else if (all_of_type(DType::bfloat16, batch, y))
+    combine_halves<bfloat16>(batch, c, y, work, kernels().combine_bfloat16);
+  else if (all_of_type(DType::float16, batch, y))
+    combine_halves<float16>(batch, c, y, work, kernels().combine_float16);
   else
-    combine_as<float>(batch, c, y, work);
+    in_float64 ? combine_rows<double>(batch, c, y, work) : combine_rows<float>(batch, c, y, work);
 }
 
 }  // namespace scorefusion

@@ -14,21 +14,25 @@ void write_gram(const double* pairs, int64_t step, int m, double* G) {
 template <class T>
 void gram_rows(const Batch& batch, const Coefficients& c, const Output& y, double* G, const Work& work) {
   const int m = batch.m;
-  const bool streaming = y.data && is_streamed(batch, y);
+  const bool streaming = y.data && y.dtype == dtype_of<T> && is_streamed(batch, y);
   sum_rows<T>(
       batch, pair_count(m), block_size, work,
       [&](T* made) {
         return [&, made](Stage<T>& stage, const T* const* u, int64_t b, int64_t d, int64_t n, double* lanes) {
+          const auto& kernel = of<T>(kernels());
           const int64_t whole = n / sum_lanes * sum_lanes;
-          of<T>(kernels()).gram(u, m, whole, lanes);
-          if (whole < n) of<T>(kernels()).gram(stage.padded(whole, n - whole), m, sum_lanes, lanes);
-          if (!y.data) return;
-          // After the sums: y may overwrite an operand.
-          T c_b[max_operands];
-          read_coefficients(c, m, b, c_b);
-          const Written<T> to(y, b, d, made);
-          of<T>(kernels()).combine(u, c_b, m, to.at(), n, streaming);
-          to.finish(n, streaming);
+          // The copy of the tail is made before y, which may overwrite an operand.
+          const T* const* tail = whole < n ? stage.padded(whole, n - whole) : nullptr;
+          if (y.data) {
+            T c_b[max_operands];
+            read_coefficients(c, m, b, c_b);
+            const Written<T> to(y, b, d, made);
+            kernel.combine_gram(u, c_b, m, to.at(), n, streaming, lanes);
+            to.finish(n);
+          } else {
+            kernel.gram(u, m, whole, lanes);
+          }
+          if (tail) kernel.gram(tail, m, sum_lanes, lanes);
         };
       },
       [&](int64_t b, const double* sums) { write_gram(sums, 1, m, G + b * m * m); });

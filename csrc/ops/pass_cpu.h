@@ -36,19 +36,19 @@ struct Cut {
 
 inline bool worth_several(const Batch& batch) { return batch.samples * batch.size * batch.m >= worth_threads; }
 
-// Should y go past the cache? Yes where it could not stay there, unless it overwrites what was just read.
+// Should y go past the cache? Yes where next to nothing of this call could stay there, unless y overwrites what was
+// just read.
 inline bool is_streamed(const Batch& batch, const Output& y) {
   static const int64_t cache = [] {
     const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
     return bytes > 0 ? bytes : int64_t(32) << 20;
   }();
-  if (y.dtype == DType::float16 || y.dtype == DType::bfloat16) return false;
   int64_t bytes = size_of(y.dtype);
   for (int j = 0; j < batch.m; ++j) {
     if (batch.u[j].data == y.data) return false;
     if (!batch.u[j].is_noise()) bytes += size_of(batch.u[j].dtype);
   }
-  return batch.samples * batch.size * bytes > cache;
+  return batch.samples * batch.size * bytes > 2 * cache;
 }
 
 // Writes n results to [d, d + n) of sample b: in place where types agree, else through `made` and one rounding.
@@ -58,8 +58,8 @@ class Written {
   Written(const Output& y, int64_t b, int64_t d, T* made)
       : to_(element_of(y, b, d)), dtype_(y.dtype), at_(dtype_ == dtype_of<T> ? static_cast<T*>(to_) : made) {}
   T* at() const { return at_; }
-  void finish(int64_t n, bool streaming) const {
-    if (dtype_ != dtype_of<T>) of<T>(kernels()).round(at_, dtype_, to_, n, streaming);
+  void finish(int64_t n) const {
+    if (dtype_ != dtype_of<T>) of<T>(kernels()).round(at_, dtype_, to_, n);
   }
 
  private:
@@ -115,7 +115,7 @@ class Narrow {
     for (int64_t lane = 0; lane < count; ++lane) {
       From* to = y.dtype == dtype_of<From> ? static_cast<From*>(element_of(y, b + lane, 0)) : row_of;
       for (int64_t d = 0; d < size; ++d) to[d] = from[d * narrow_lanes + lane];
-      if (to == row_of) of<From>(kernels()).round(row_of, y.dtype, element_of(y, b + lane, 0), size, false);
+      if (to == row_of) of<From>(kernels()).round(row_of, y.dtype, element_of(y, b + lane, 0), size);
     }
   }
 

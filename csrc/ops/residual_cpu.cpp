@@ -17,7 +17,7 @@ void residual_rows(const Batch& batch, const Coefficients& c, const Output& r, d
           double c_b[max_operands];
           read_coefficients(c, m, b, c_b);
           of<T>(kernels()).residual(u, c_b, m, n, r_block, lanes);
-          if (r.data) kernels().f64.round(r_block, r.dtype, element_of(r, b, d), n, false);
+          if (r.data) kernels().f64.round(r_block, r.dtype, element_of(r, b, d), n);
         };
       },
       [&](int64_t b, const double* sums) {

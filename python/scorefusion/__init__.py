@@ -1,8 +1,12 @@
 """Learn, sample and measure KL barycenters of pre-trained diffusion models.
 
-What exists so far is the engine: linear combinations, inner products and residuals of score tensors, on the CPU and on
-NVIDIA GPUs, for the arrays of NumPy, PyTorch, JAX and CuPy, which are read where they lie.
+What exists so far: the engine (linear combinations, inner products and residuals of score tensors, on the CPU and on
+NVIDIA GPUs, for the arrays of NumPy, PyTorch, JAX and CuPy, which are read where they lie), schedules and models, and
+the weights, learned exactly in one pass.
 """
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from . import cuda as cuda
 from . import reference as reference
@@ -18,17 +22,84 @@ from .ops import gram as gram
 from .ops import residual as residual
 from .ops import set_num_threads as set_num_threads
 
+if _TYPE_CHECKING:
+    from . import analytic as analytic
+    from . import plot as plot
+    from . import schedule as schedule
+    from .density_fusion import DensityFit as DensityFit
+    from .density_fusion import fit_densities as fit_densities
+    from .fitting import Fit as Fit
+    from .fitting import TimeWeights as TimeWeights
+    from .fitting import fit as fit
+    from .model import Fusion as Fusion
+    from .model import Model as Model
+    from .model import ModelCheck as ModelCheck
+    from .model import check as check
+    from .simplex import SimplexDescent as SimplexDescent
+    from .simplex import SimplexSolution as SimplexSolution
+    from .simplex import minimize_on_simplex as minimize_on_simplex
+    from .statistics import Statistics as Statistics
+
+# Loaded when first asked for, so that importing the engine stays quick: name -> the module that has it.
+_LATER = {
+    "analytic": "analytic",
+    "plot": "plot",
+    "schedule": "schedule",
+    "DensityFit": "density_fusion",
+    "fit_densities": "density_fusion",
+    "Fit": "fitting",
+    "TimeWeights": "fitting",
+    "fit": "fitting",
+    "Fusion": "model",
+    "Model": "model",
+    "ModelCheck": "model",
+    "check": "model",
+    "SimplexDescent": "simplex",
+    "SimplexSolution": "simplex",
+    "minimize_on_simplex": "simplex",
+    "Statistics": "statistics",
+}
+
 __all__ = [
     "CombineGram",
+    "DensityFit",
+    "Fit",
+    "Fusion",
+    "Model",
+    "ModelCheck",
     "Noise",
     "Residual",
+    "SimplexDescent",
+    "SimplexSolution",
+    "Statistics",
+    "TimeWeights",
+    "analytic",
     "build_info",
+    "check",
     "combine",
     "combine_gram",
     "cuda",
+    "fit",
+    "fit_densities",
     "get_num_threads",
     "gram",
+    "minimize_on_simplex",
+    "plot",
     "reference",
     "residual",
+    "schedule",
     "set_num_threads",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _import_module(f".{_LATER[name]}", __name__)
+    value = module if name == _LATER[name] else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -60,7 +60,8 @@ int main(int argc, char** argv) {
 
   constexpr double largest_radius = 6.6604;  // √(−2 ln 2⁻³²)
   std::printf(
-      "{\"step\": %llu, \"radius_error\": %.3e, \"radius_word\": %u, \"direction_error\": %.3e, \"direction_word\": %u, "
+      "{\"step\": %llu, \"radius_error\": %.3e, \"radius_word\": %u, \"direction_error\": %.3e, \"direction_word\": "
+      "%u, "
       "\"normal_error_bound\": %.3e}\n",
       static_cast<unsigned long long>(step), all.radius, all.radius_word, all.direction, all.direction_word,
       all.radius + largest_radius * all.direction + 0x1p-22);

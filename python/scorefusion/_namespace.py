@@ -1,0 +1,160 @@
+"""What models and schedules need of the array libraries: their functions, float64 inside, and the way across.
+
+No library is imported here before one of its arrays is seen, or its name is given as a model's ``framework``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import ops
+from ._arrays import _is_torch, _namespace, _package, contiguous
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+FRAMEWORKS = {"numpy": "numpy", "torch": "torch", "jax": "jax.numpy", "cupy": "cupy"}
+
+
+def is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
+
+
+def dtype_name(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
+def framework_of(array: Any) -> str:
+    """numpy, torch, jax, cupy, or the package of the array's type."""
+    if isinstance(array, np.ndarray):
+        return "numpy"
+    return "torch" if _is_torch(array) else _package(array).replace("jaxlib", "jax")
+
+
+def namespace(array: Any) -> Any:
+    """The module whose functions take this array."""
+    return np if isinstance(array, np.ndarray) else _namespace(array)
+
+
+def float64_of(array: Any) -> Any:
+    """The array in float64, in its library and where it lies."""
+    if _is_torch(array):
+        return array.double()
+    return namespace(array).astype(array, "float64") if not hasattr(array, "astype") else array.astype("float64")
+
+
+def cast(array: Any, dtype: Any) -> Any:
+    return array.to(dtype) if _is_torch(array) else array.astype(dtype)
+
+
+def with_float64(like: Any) -> contextlib.AbstractContextManager[Any]:
+    """Where JAX rounds float64 to float32 (it does by default), it does not in here; nor does NumPy warn of log 0."""
+    if framework_of(like) == "jax":
+        context: contextlib.AbstractContextManager[Any] = sys.modules["jax"].enable_x64(True)
+        return context
+    return np.errstate(all="ignore")
+
+
+def in_float64(f: Callable[[Any, Any], Any], t: Any) -> Any:
+    """f(xp, t), elementwise, in float64: a float for a number, else an array of the kind and float type of t."""
+    if not is_array(t):
+        with np.errstate(all="ignore"):
+            return float(f(np, np.float64(t)))
+    with with_float64(t):
+        y = f(namespace(t), float64_of(t))
+        return cast(y, t.dtype) if dtype_name(t) in FLOATS else y
+
+
+def is_traced(array: Any) -> bool:
+    """Is it a value that a transformation of its framework follows (autograd, vmap, jit, compile)?"""
+    if _is_torch(array):
+        torch = sys.modules["torch"]
+        followed = array.requires_grad and torch.is_grad_enabled()
+        return bool(followed or torch._C._functorch.is_functorch_wrapped_tensor(array) or torch.compiler.is_compiling())
+    return framework_of(array) == "jax" and isinstance(array, sys.modules["jax"].core.Tracer)
+
+
+def on_host(array: Any) -> bool:
+    """Can its values be read without waiting for a GPU, and without losing the track of a transformation?"""
+    if is_traced(array):
+        return False
+    if _is_torch(array):
+        return str(array.device.type) == "cpu"
+    return framework_of(array) != "cupy"
+
+
+def host(array: Any) -> Any:
+    """The values in NumPy."""
+    if _is_torch(array):
+        array = array.detach().cpu()
+        return array.float().numpy() if dtype_name(array) == "bfloat16" else array.numpy()
+    return array.get() if framework_of(array) == "cupy" else np.asarray(array)
+
+
+def like(values: Any, x: Any, dtype: str) -> Any:
+    """`values`, a NumPy array or one of x's library, as an array of this dtype in x's library, where x lies."""
+    if _is_torch(x):
+        torch = sys.modules["torch"]
+        return torch.as_tensor(values, dtype=getattr(torch, dtype), device=x.device)
+    xp = namespace(x)
+    if framework_of(x) == "cupy":
+        with x.device:
+            return xp.asarray(values, dtype=dtype)
+    if framework_of(x) == "jax" and not is_traced(x):
+        return sys.modules["jax"].device_put(xp.asarray(values, dtype=dtype), x.device)
+    return xp.asarray(values, dtype=getattr(xp, dtype))
+
+
+def full(B: int, value: float, x: Any, dtype: str) -> Any:
+    """The same number B times, in x's library, where x lies."""
+    if _is_torch(x):  # made there: a copy from the host would wait
+        torch = sys.modules["torch"]
+        return torch.full((B,), value, dtype=getattr(torch, dtype), device=x.device)
+    return like(np.full(B, value), x, dtype)
+
+
+def bring(array: Any, framework: str) -> Any:
+    """The same memory as an array of another library, by DLPack; one copy where that library asks for it."""
+    if framework_of(array) == framework:
+        return array
+    xp = importlib.import_module(FRAMEWORKS.get(framework, framework))
+    if _is_torch(array) and array.requires_grad and not is_traced(array):
+        array = array.detach()
+    if framework == "numpy" and not on_host(array):
+        why = "cannot pass on gradients" if is_traced(array) else f"has no arrays on {array.device}"
+        raise TypeError(f"x cannot become an array of NumPy, which {why}")
+    if any(stride < 0 for stride in getattr(array, "strides", ())):  # torch would end the process
+        array = contiguous(array)
+    try:
+        return xp.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError, ValueError):  # strides or a read-only flag it does not take
+        return xp.from_dlpack(contiguous(array))
+
+
+def combine(u: Sequence[Any], c: Sequence[Any]) -> Any:
+    """Σ_j c_j u_j, each c_j a float or ``(B,)`` float64, by `ops.combine`; by arithmetic where u or c is traced."""
+    if any(is_traced(v) for v in (*u, *c) if is_array(v)):
+        return _arithmetic(u, c)
+    u = [v.detach() if _is_torch(v) and v.requires_grad else v for v in u]
+    arrays = [v for v in c if is_array(v)]
+    if not arrays:
+        return ops.combine(u, list(c))
+    xp = namespace(arrays[0])
+    if xp is np:
+        return ops.combine(u, np.stack([np.broadcast_to(v, arrays[0].shape) for v in c], axis=1))
+    return ops.combine(u, xp.stack([v if is_array(v) else xp.full_like(arrays[0], v) for v in c], -1))
+
+
+def _arithmetic(u: Sequence[Any], c: Sequence[Any]) -> Any:
+    x = u[0]
+    xp = namespace(x)
+    dtype = functools.reduce(xp.promote_types, [v.dtype for v in u])
+    name = str(dtype).removeprefix("torch.")
+    per_sample = (-1,) + (1,) * (x.ndim - 1)
+    terms = [(like(v, x, name).reshape(per_sample) if is_array(v) else v) * w for v, w in zip(c, u, strict=True)]
+    return functools.reduce(lambda a, b: a + b, terms)

@@ -1,0 +1,1187 @@
+"""Learning λ: one pass over the models, and from its statistics everything one would ask about the weights.
+
+    L(λ) = E w(t)/σ² ‖σ Σ_i λ_i s_i(x_t, t) + ε‖²,   x_t = α x₀ + σ ε,
+
+summed over the event and averaged over t, data and draws, is a quadratic in λ (`statistics.py`). Its minimum over the
+simplex is found exactly. λ_i tells models apart by the population they learned only where populations differ; elsewhere
+it weighs the errors of networks. So λ, and where the models differ, are kept per bin of log-SNR and shown.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import html
+import json
+import math
+import os
+import statistics as normal_distribution
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _files, _namespace, ops
+from ._arrays import _is_torch
+from ._core import Noise
+from ._progress import Progress
+from .model import Linear, Model, _common_schedule, _Level, as_models
+from .reference import philox4x32
+from .schedule import EDM, Schedule
+from .statistics import Nodes, NotFinite, Quadratic, Statistics, minimize, quadratic
+
+__all__ = ["CrossValidation", "Fit", "TimeWeights", "fit"]
+
+Float64 = NDArray[np.float64]
+
+_EPSILON = 1 << 63 | 0x6669 << 40  # the stream of ε in a fit
+_TIMES = _EPSILON | 1  # ... and of t
+_BLOCK = 256  # data whose rows are worked off together, draw after draw
+_CHECKPOINT_SECONDS = 2.0
+_LEAST_ALPHA = 1e-3  # bins, and times uniform in log-SNR, end at this σ/α = 10³ where a schedule goes on to α = 0
+_SAME = 1e-7  # models are called duplicates if E w ‖r_i − r_j‖² is less than this share of E w ‖σ s‖²
+_SHRINKAGE = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
+
+
+class CrossValidation(NamedTuple):
+    """What `Fit.cross_validate` returns."""
+
+    loss: float  # of each datum at the λ learned without its fold, averaged
+    standard_error: float
+
+
+class _Prior(NamedTuple):
+    weights: Float64  # (k,)
+    strength: float
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What decides on the numbers of a fit, beside models and data."""
+
+    k: int
+    schedule: str
+    t_range: tuple[float, float]
+    times: str
+    draws: int
+    weighting: str
+    targets: str
+    edges: tuple[float, ...]  # (bins + 1,) log-SNR, ascending
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Cost:
+    model_calls: int = 0
+    evaluations: int = 0
+    seconds: float = 0.0
+
+    def plus(self, other: _Cost) -> _Cost:
+        return _Cost(
+            self.model_calls + other.model_calls, self.evaluations + other.evaluations, self.seconds + other.seconds
+        )
+
+
+class TimeWeights:
+    """λ as a function of the noise level: one λ for each bin of log-SNR; what `Fit.per_time` returns
+
+    Called with t, a number or ``(B,)``, it gives ``(k,)`` or ``(B, k)``, as `Fusion` wants. Beyond its bins it takes
+    the nearest.
+
+    ``logsnr (bins, 2)``: the bins, ascending. ``weights (bins, k)``. ``standard_error (bins, k)``, NaN where a weight
+    is 0 or nothing is known. ``signal (bins,)``: the share of E w Σ_{i<j} ‖r_i − r_j‖² that lies in the bin, which is
+    what λ is learned from. ``strength``: of the pull towards the common λ (0: each bin by itself, ∞: the common λ).
+    """
+
+    def __init__(
+        self,
+        logsnr: Float64,
+        weights: Float64,
+        standard_error: Float64,
+        signal: Float64,
+        strength: float,
+        schedule: Schedule | None,
+    ) -> None:
+        self.logsnr, self.weights, self.standard_error = logsnr, weights, standard_error
+        self.signal, self.strength, self._schedule = signal, strength, schedule
+
+    def __call__(self, t: Any) -> Any:
+        if self._schedule is None:
+            raise ValueError("this fit was loaded from a file, which holds no schedule: use Fit.per_time(schedule)")
+        t = _namespace.host(t) if _namespace.is_array(t) else t
+        with np.errstate(all="ignore"):
+            logsnr = np.asarray(self._schedule.logsnr(np.asarray(t, np.float64)))
+        return self.weights[np.searchsorted(self.logsnr[1:, 0], logsnr, side="right")]
+
+    def __repr__(self) -> str:
+        return f"TimeWeights(bins={len(self.weights)}, strength={self.strength:g})"
+
+
+class Fit:
+    """λ, and what one would ask about it; made by `scorefusion.fit`
+
+    Everything follows from the statistics of one pass over the models: nothing here calls a model again. All results
+    are NumPy, float64, and refer to all k models; those left out by `without` and `subset` have weight 0.
+    """
+
+    def __init__(
+        self,
+        statistics: Statistics,
+        settings: _Settings,
+        cost: _Cost,
+        schedule: Schedule | None = None,
+        members: Sequence[int] | None = None,
+        prior: _Prior | None = None,
+    ) -> None:
+        self.statistics = statistics
+        self._settings, self._cost, self._schedule = settings, cost, schedule
+        self._members = np.arange(statistics.k) if members is None else np.array(members)
+        self._prior = prior
+
+    # What the minimum is
+
+    @property
+    def k(self) -> int:
+        """How many models."""
+        return self.statistics.k
+
+    @property
+    def n(self) -> int:
+        """How many data."""
+        return self.statistics.n
+
+    @functools.cached_property
+    def weights(self) -> Float64:
+        """λ ``(k,)``, on the simplex."""
+        return self._solution[0]
+
+    @functools.cached_property
+    def loss(self) -> float:
+        """L(λ), without the prior if there is one."""
+        return float(self._mean.loss(self.weights))
+
+    @property
+    def gap(self) -> float:
+        """The certificate: what is minimised lies at most this far above its minimum."""
+        return self._solution[1]
+
+    @property
+    def model_calls(self) -> int:
+        """How often the user's functions were called."""
+        return self._cost.model_calls
+
+    @property
+    def evaluations(self) -> int:
+        """How many rows each model was evaluated on."""
+        return self._cost.evaluations
+
+    @property
+    def seconds(self) -> float:
+        """How long the pass took, all parts of an interrupted one together; of several processes, the slowest."""
+        return self._cost.seconds
+
+    def loss_at(self, weights: ArrayLike) -> float:
+        """L at any weights ``(k,)`` with Σ = 1, of any sign."""
+        return float(self._mean.loss(self._checked(weights)))
+
+    # How sure it is
+
+    @functools.cached_property
+    def standard_error(self) -> Float64:
+        """Of each weight ``(k,)``: the sandwich H⁻¹VH⁻¹ on the active face; NaN where the weight is 0.
+
+        V is taken over data, which are independent; with ``targets="posterior"`` they are not, and all is NaN.
+        """
+        if self._settings.targets == "posterior":
+            return np.full(self.k, np.nan)
+        return self._sandwich(self._mean, self._per_group, self._rows, self.weights, self._prior_metric)
+
+    def interval(self, level: float = 0.95) -> Float64:
+        """Where each weight lies with this probability, ``(k, 2)``: ± z standard errors, within [0, 1].
+
+        Where a weight is at the boundary the distribution is no longer normal: quantiles of `bootstrap` for all.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {level}")
+        self._refuse_dependent("intervals")
+        if (self.weights[self._members] > 0).all() and len(self._members) > 1:
+            z = normal_distribution.NormalDist().inv_cdf(0.5 + level / 2)
+            away = z * np.nan_to_num(self.standard_error)[:, None] * [-1, 1]
+            return np.clip(self.weights[:, None] + away, 0, 1)
+        return np.quantile(self._default_bootstrap, [0.5 - level / 2, 0.5 + level / 2], axis=0).T.copy()
+
+    def bootstrap(self, repeats: int = 1000, seed: int = 0) -> Float64:
+        """λ learned from data drawn with replacement, again and again: ``(repeats, k)``."""
+        self._refuse_dependent("the bootstrap")
+        sums, _ = self.statistics.per_group()
+        sums = sums.sum(axis=1)
+        N, random = len(sums), np.random.default_rng(seed)
+        weights = np.zeros((repeats, self.k))
+        chunk = max(1, 2**22 // N)
+        for begin in range(0, repeats, chunk):
+            count = min(chunk, repeats - begin)
+            drawn = random.integers(0, N, (count, N)) + N * np.arange(count)[:, None]
+            often = np.bincount(drawn.reshape(-1), minlength=count * N).reshape(count, N)
+            totals = often.astype(np.float64) @ sums
+            Q = quadratic(totals, totals[:, -1])
+            for r in range(count):
+                weights[begin + r] = self._minimum(Quadratic(Q.D[r], Q.b[r], Q.c[r]))[0]
+        return weights
+
+    def cross_validate(self, folds: int = 10) -> CrossValidation:
+        """The loss of data that λ was not learned from: each of the folds in turn is left out, every folds-th datum."""
+        self._refuse_dependent("cross-validation")
+        N = len(self._group_sizes)
+        if not 2 <= folds <= N:
+            raise ValueError(f"folds must be from 2 to {N}, the number of data (or groups of them), got {folds}")
+        sums = self.statistics.per_group()[0].sum(axis=1)
+        losses = np.empty(N)
+        for fold in range(folds):
+            out = np.arange(N) % folds == fold
+            rest = sums[~out].sum(axis=0)
+            weights = self._minimum(quadratic(rest, rest[-1]))[0]
+            losses[out] = quadratic(sums[out]).loss(weights)
+        loss, rows = losses.sum() / self._rows.sum(), self._rows
+        error = math.sqrt(N / (N - 1) * float(np.sum((losses - rows * loss) ** 2))) / rows.sum()
+        return CrossValidation(float(loss), error)
+
+    # Other questions of the same statistics
+
+    def without(self, i: int) -> Fit:
+        """The fit of all models but this one."""
+        if i not in range(-self.k, self.k):
+            raise IndexError(f"there are {self.k} models, got {i}")
+        return self.subset([int(j) for j in self._members if j != i % self.k])
+
+    def subset(self, indices: Iterable[int]) -> Fit:
+        """The fit of these models alone; the weights of the others are 0."""
+        members = sorted({int(i) for i in indices})
+        if not members or members[0] < 0 or members[-1] >= self.k:
+            raise ValueError(f"indices must be some of 0 to {self.k - 1}, and at least one, got {members}")
+        return Fit(self.statistics, self._settings, self._cost, self._schedule, members, self._prior)
+
+    def with_prior(self, weights: ArrayLike, strength: float) -> Fit:
+        """The λ that minimises L(λ) + strength ‖λ − weights‖², for prior weights ``(k,)`` with Σ = 1."""
+        if not (math.isfinite(strength) and strength >= 0):
+            raise ValueError(f"strength must not be negative, got {strength}")
+        prior = _Prior(self._checked(weights), float(strength))
+        return Fit(self.statistics, self._settings, self._cost, self._schedule, list(self._members), prior)
+
+    def affine(self) -> Float64:
+        """The weights ``(k,)`` that minimise L with Σ = 1 and free signs: outside the simplex, something is amiss.
+
+        Weights far below 0 say that the target lies outside what the models span. Without the prior.
+        """
+        weights = np.zeros(self.k)
+        weights[self._members] = _affine(self._mean.among(self._members))
+        return weights
+
+    def per_time(self, schedule: Schedule | None = None) -> TimeWeights:
+        """λ per bin of log-SNR, pulled towards the common λ: L_bin(λ) + strength (λ − common)ᵀ D (λ − common).
+
+        D is that of the whole loss, so a strength of 1 counts the common λ like as many draws as the bin has. One
+        strength for all bins, the one whose held-out loss in 10-fold cross-validation is least.
+        """
+        if self._settings.targets == "posterior" or len(self._group_sizes) < 20:
+            strength = 1.0
+        else:
+            strength = self._best_strength()
+        return self._time_weights(strength, schedule or self._schedule)
+
+    @functools.cached_property
+    def condition_number(self) -> float:
+        """Of D on the directions with Σ = 0: how well the data tell the models apart; ∞ if some are not at all."""
+        if len(self._members) < 2:
+            return 1.0
+        Z = _directions(len(self._members))
+        values = np.linalg.eigvalsh(Z.T @ self._mean.among(self._members).D @ Z)
+        return float(values[-1] / values[0]) if values[0] > 1e-15 * max(values[-1], self._size) else math.inf
+
+    @functools.cached_property
+    def duplicates(self) -> list[tuple[int, int]]:
+        """Pairs of models that are the same for these data and noise levels; they share their weight."""
+        near = self._mean.distances() <= _SAME * self._size
+        return [(int(i), int(j)) for i in self._members for j in self._members if i < j and near[i, j]]
+
+    def merge(self, other: Fit) -> Fit:
+        """The fit of the data of both, which must be disjoint (`first_datum`) and of the same settings."""
+        if self._settings != other._settings:
+            mine, theirs = asdict(self._settings), asdict(other._settings)
+            name = next(name for name in mine if mine[name] != theirs[name])
+            raise ValueError(f"fits of different settings do not merge: {name} is {mine[name]} and {theirs[name]}")
+        statistics, cost = self.statistics.merge(other.statistics), self._cost.plus(other._cost)
+        return Fit(
+            statistics, self._settings, cost, self._schedule or other._schedule, self._members.tolist(), self._prior
+        )
+
+    # Files, pictures and words
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a file of arrays and JSON that `load` reads: no code, a version, the SHA-256 of the content.
+
+        The schedule and a weighting that is a function are kept by name.
+        """
+        meta: dict[str, Any] = {
+            "settings": asdict(self._settings),
+            "cost": asdict(self._cost),
+            "members": self._members.tolist(),
+            "strength": None if self._prior is None else self._prior.strength,
+        }
+        arrays = _arrays_of(self.statistics, "")
+        if self._prior is not None:
+            arrays["prior"] = self._prior.weights
+        _files.write(path, "fit", meta, arrays)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Fit:
+        """The fit that was saved; ValueError if the file is truncated, altered, or something else."""
+        meta, arrays = _files.read(path, "fit")
+        settings = _settings_of(meta["settings"])
+        prior = None if meta["strength"] is None else _Prior(arrays["prior"], meta["strength"])
+        statistics = _statistics_of(settings, arrays, "")
+        return Fit(statistics, settings, _Cost(**meta["cost"]), None, meta["members"], prior)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The weights with their intervals, on the Axes given or new ones; see `scorefusion.plot` for more."""
+        from . import plot
+
+        return plot.weights(self, ax)
+
+    def __str__(self) -> str:
+        settings = self._settings
+        low, high = settings.t_range
+        dependent = settings.targets == "posterior"
+        loss = f"{self.loss:.6g}" if dependent else f"{self.loss:.6g} ± {self._loss_error:.2g}"
+        lines = [
+            f"Fusion of {len(self._members)} models, learned from n = {self.n} data",
+            f"loss {loss} (certified within {self.gap:.1g}), weighting {settings.weighting}",
+            f"t in [{low:g}, {high:g}] of {settings.schedule}, uniform in {_AXES[settings.times]}",
+            f"{settings.draws} draws for each datum, {self.evaluations} evaluations of each model "
+            f"in {self.model_calls} calls, {self.seconds:.3g} s",
+            "",
+        ]
+        return "\n".join(
+            [*lines, *_aligned(self._weights_table()), "", *_aligned(self._bins_table()), *self._remarks()]
+        )
+
+    def __repr__(self) -> str:
+        weights = ", ".join(f"{w:.4f}" for w in self.weights)
+        return f"Fit(weights=[{weights}], loss={self.loss:.6g}, n={self.n})"
+
+    def _repr_html_(self) -> str:
+        head, *_ = str(self).split("\n\n")
+        tables = "".join(
+            "<table>"
+            + "".join(
+                "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+                for tag, row in zip(["th"] + ["td"] * len(table), table, strict=False)
+            )
+            + "</table>"
+            for table in (self._weights_table(), self._bins_table())
+        )
+        remarks = "".join(f"<p>{html.escape(remark)}</p>" for remark in self._remarks() if remark)
+        return f"<p>{html.escape(head).replace(chr(10), '<br>')}</p>{tables}{remarks}"
+
+    # Below: how
+
+    @functools.cached_property
+    def _mean(self) -> Quadratic:
+        total = self.statistics.total().sum(axis=0)
+        return quadratic(total, total[-1])
+
+    @functools.cached_property
+    def _size(self) -> float:
+        """E w σ² mean_i ‖s_i‖²"""
+        total = self.statistics.total().sum(axis=0)
+        return float(total[-2] / total[-1])
+
+    @functools.cached_property
+    def _per_group(self) -> Quadratic:
+        """Of each datum, or group of data: sums, not means."""
+        return quadratic(self.statistics.per_group()[0].sum(axis=1))
+
+    @functools.cached_property
+    def _rows(self) -> Float64:
+        rows: Float64 = self.statistics.per_group()[0][..., -1].sum(axis=1)
+        return rows
+
+    @property
+    def _group_sizes(self) -> Any:
+        return self.statistics.per_group()[1]
+
+    @functools.cached_property
+    def _solution(self) -> tuple[Float64, float]:
+        return self._minimum(self._mean)
+
+    @functools.cached_property
+    def _default_bootstrap(self) -> Float64:
+        return self.bootstrap()
+
+    @property
+    def _prior_metric(self) -> Float64:
+        strength = 0.0 if self._prior is None else self._prior.strength
+        return strength * np.eye(self.k)
+
+    @functools.cached_property
+    def _loss_error(self) -> float:
+        """The standard error of the loss at this λ."""
+        N, rows = len(self._rows), self._rows
+        if N < 2:
+            return math.nan
+        losses = self._per_group.loss(self.weights)
+        return math.sqrt(N / (N - 1) * float(np.sum((losses - rows * self.loss) ** 2))) / float(rows.sum())
+
+    def _minimum(
+        self, Q: Quadratic, pull: Float64 | None = None, centre: Float64 | None = None
+    ) -> tuple[Float64, float]:
+        """(λ, gap) of Q with the prior, and (λ − centre)ᵀ pull (λ − centre) if given."""
+        D, b = Q.D, Q.b
+        if self._prior is not None:
+            D, b = D + self._prior_metric, b - self._prior.strength * self._prior.weights
+        if pull is not None and centre is not None:
+            D, b = D + pull, b - pull @ centre
+        solution = minimize(Quadratic(D, b, Q.c).among(self._members))
+        weights = np.zeros(self.k)
+        weights[self._members] = solution.weights
+        return weights, float(solution.gap)
+
+    def _sandwich(self, Q: Quadratic, groups: Quadratic, rows: Float64, weights: Float64, metric: Any) -> Float64:
+        """The standard error ``(k,)`` of the weights on their face, where Q + metric is minimised."""
+        error = np.full(self.k, np.nan)
+        face = np.flatnonzero(weights > 0)
+        if len(rows) < 2:
+            return error
+        influence = _influence(Q, groups, rows, weights, face, metric)
+        N = len(rows)
+        error[face] = np.sqrt(N / (N - 1) * np.sum(influence**2, axis=0))
+        return error
+
+    def _time_weights(self, strength: float, schedule: Schedule | None) -> TimeWeights:
+        total = self.statistics.total()
+        sums, _ = self.statistics.per_group()
+        edges = np.array(self._settings.edges)
+        weights = np.tile(self.weights, (len(total), 1))
+        error = np.full_like(weights, np.nan)
+        for i, mean in enumerate(total):
+            if not mean[-1]:
+                continue
+            Q = quadratic(mean, mean[-1])
+            if math.isinf(strength):
+                error[i] = self.standard_error
+                continue
+            pull = strength * self._mean.D
+            weights[i] = self._minimum(Q, pull, self.weights)[0]
+            if self._settings.targets != "posterior":
+                groups, rows = quadratic(sums[:, i]), sums[:, i, -1]
+                error[i] = self._sandwich(Q, groups, rows, weights[i], self._prior_metric + pull)
+        logsnr = np.stack([edges[:-1], edges[1:]], axis=1)
+        return TimeWeights(logsnr, weights, error, self._signal(total), strength, schedule)
+
+    def _signal(self, total: Float64) -> Float64:
+        """The share of each bin in Σ w Σ_{i<j} ‖r_i − r_j‖², among the models of this fit."""
+        signal = quadratic(total).among(self._members).distances().sum(axis=(1, 2))
+        return signal / signal.sum() if signal.sum() > 0 else np.zeros(len(total))
+
+    def _best_strength(self) -> float:
+        """Of `per_time`: the one with the least held-out loss."""
+        sums, _ = self.statistics.per_group()
+        fold = np.arange(len(sums)) % 10
+        by_fold = np.stack([sums[fold == f].sum(axis=0) for f in range(10)])
+        losses = np.zeros(len(_SHRINKAGE))
+        for out in by_fold:
+            rest = by_fold.sum(axis=0) - out
+            everything = rest.sum(axis=0)
+            mean = quadratic(everything, everything[-1])
+            common = self._minimum(mean)[0]
+            for learned, held in zip(rest, out, strict=True):
+                if not held[-1]:
+                    continue
+                Q, test = quadratic(learned, max(learned[-1], 1.0)), quadratic(held)
+                for s, strength in enumerate(_SHRINKAGE):
+                    alone = math.isfinite(strength) and learned[-1]
+                    losses[s] += test.loss(self._minimum(Q, strength * mean.D, common)[0] if alone else common)
+        return _SHRINKAGE[int(np.argmin(losses))]
+
+    @functools.cached_property
+    def _disagreement(self) -> list[int]:
+        """The bins whose λ, signs free, differs from the common one beyond the errors of both (1 %, all bins together).
+
+        For each bin a χ² test of its difference, whose covariance comes from the influence of each datum on it.
+        """
+        members, N = self._members, len(self._rows)
+        if self._settings.targets == "posterior" or N < 30 or len(members) < 2:
+            return []
+        none = np.zeros((self.k, self.k))
+        total, (sums, _) = self.statistics.total(), self.statistics.per_group()
+        common = self.affine()
+        influence = _influence(self._mean, self._per_group, self._rows, common, members, none)
+        found = []
+        for i, mean in enumerate(total):
+            rows = sums[:, i, -1]
+            if np.count_nonzero(rows) < 30 or self._signal(total)[i] <= 0:
+                continue
+            Q = quadratic(mean, mean[-1])
+            own = np.zeros(self.k)
+            own[members] = _affine(Q.among(members))
+            difference = _influence(Q, quadratic(sums[:, i]), rows, own, members, none) - influence
+            Z = _directions(len(members))
+            delta, spread = Z.T @ (own - common)[members], difference @ Z
+            covariance = spread.T @ spread * N / (N - 1)
+            chi2 = float(delta @ np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ delta)
+            if _normal_score(chi2, len(delta)) > normal_distribution.NormalDist().inv_cdf(1 - 0.01 / len(total)):
+                found.append(i)
+        return found
+
+    def _weights_table(self) -> list[list[str]]:
+        dependent = self._settings.targets == "posterior"
+        interval = None if dependent else self.interval()
+        table = [["model", "weight", "error", "95 % interval", "loss without it"]]
+        for i in self._members:
+            error = self.standard_error[i]
+            without = f"{self.without(int(i)).loss - self.loss:+.3g}" if len(self._members) > 1 else "–"
+            table.append(
+                [
+                    str(i),
+                    f"{self.weights[i]:.4f}",
+                    "–" if math.isnan(error) else f"{error:.4f}",
+                    "–" if interval is None else f"{interval[i, 0]:.4f} to {interval[i, 1]:.4f}",
+                    without,
+                ]
+            )
+        return table
+
+    def _bins_table(self) -> list[list[str]]:
+        alone = self._time_weights(0.0, None)
+        table = [["log-SNR", "signal", *(f"λ_{i}" for i in self._members)]]
+        known = self.statistics.total()[:, -1] > 0
+        for (low, high), weights, errors, signal, any_rows in zip(
+            alone.logsnr, alone.weights, alone.standard_error, alone.signal, known, strict=True
+        ):
+            cells = [
+                "–" if not any_rows else f"{w:.3f}" + ("" if math.isnan(e) else f" ± {e:.3f}")
+                for w, e in zip(weights[self._members], errors[self._members], strict=True)
+            ]
+            table.append([f"{low:.2f} to {high:.2f}", f"{signal:.1%}", *cells])
+        return table
+
+    def _remarks(self) -> list[str]:
+        remarks = []
+        if self._prior is not None:
+            remarks.append(f"A prior of strength {self._prior.strength:g} is part of what was minimised.")
+        for i, j in self.duplicates:
+            remarks.append(f"Models {i} and {j} are the same here: only the sum of their weights is determined.")
+        if not self.duplicates and self.condition_number > 1e6:
+            remarks.append(
+                f"The data hardly tell some mixtures of the models apart "
+                f"(condition number {self.condition_number:.1g})."
+            )
+        if self._settings.targets == "posterior":
+            remarks.append("Posterior targets make data depend on each other: no standard errors follow from them.")
+        if self._disagreement:
+            edges = self._settings.edges
+            where = ", ".join(f"{edges[i]:.2f} to {edges[i + 1]:.2f}" for i in self._disagreement)
+            remarks.append(
+                f"Warning: the weights at log-SNR {where} differ from the common ones beyond their errors. Where exact "
+                f"scores would agree, differences of networks are their errors; the common λ is then tight and may be "
+                f"wrong. Restrict the fit (logsnr_range=) to where the populations differ."
+            )
+        return ["", *remarks] if remarks else []
+
+    def _checked(self, weights: ArrayLike) -> Float64:
+        w = np.array(weights, np.float64)
+        if w.shape != (self.k,):
+            raise ValueError(f"weights must be ({self.k},), got shape {w.shape}")
+        if not abs(w.sum() - 1) <= 1e-6:
+            raise ValueError(f"weights must add up to 1, got {w.tolist()}")
+        return w
+
+    def _refuse_dependent(self, what: str) -> None:
+        if self._settings.targets == "posterior":
+            raise ValueError(f"{what} take data to be independent; with targets='posterior' they are not")
+
+
+_AXES = {"uniform": "t", "logsnr": "log-SNR"}
+
+
+def _directions(k: int) -> Float64:
+    """An orthonormal basis ``(k, k − 1)`` of the directions with Σ = 0."""
+    Z: Float64 = np.linalg.qr(np.eye(k)[:, : k - 1] - 1 / k)[0] if k > 1 else np.zeros((1, 0))
+    return Z
+
+
+def _affine(Q: Quadratic) -> Float64:
+    """The minimum with Σ = 1 and free signs; of many the one nearest to uniform."""
+    k = Q.b.shape[-1]
+    Z, uniform = _directions(k), np.full(k, 1 / k)
+    inverse = np.linalg.pinv(Z.T @ Q.D @ Z, rcond=1e-13, hermitian=True)
+    affine: Float64 = uniform - Z @ (inverse @ (Z.T @ Q.slope(uniform)))
+    return affine
+
+
+def _influence(Q: Quadratic, groups: Quadratic, rows: Float64, weights: Float64, face: Any, metric: Any) -> Float64:
+    """What each datum (or group) adds to the error of the weights on their face, ``(N, len(face))``.
+
+    −H⁻¹ of its slope at λ, less its share of the mean slope (the mean is a ratio, of sums to rows).
+    """
+    Z = _directions(len(face))
+    slopes = groups.slope(weights) - rows[:, None] * Q.slope(weights)
+    H = Z.T @ (Q.D + metric)[np.ix_(face, face)] @ Z
+    inverse = np.linalg.pinv(H, rcond=1e-13, hermitian=True)
+    influence: Float64 = -(slopes[:, face] @ Z @ inverse @ Z.T) / rows.sum()
+    return influence
+
+
+def _normal_score(chi2: float, degrees: int) -> float:
+    """The normal deviate as improbable as this χ², by Wilson and Hilferty."""
+    spread = 2 / (9 * degrees)
+    return (math.pow(max(chi2, 0.0) / degrees, 1 / 3) - (1 - spread)) / math.sqrt(spread)
+
+
+def _aligned(table: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+
+
+# ------------------------------------------------------------------------------------------------------------------
+# The pass over the models
+
+
+def fit(
+    models: Sequence[Any],
+    data: Any,
+    *,
+    schedule: Schedule | None = None,
+    t_range: tuple[float, float] | None = None,
+    logsnr_range: tuple[float, float] | None = None,
+    times: str | None = None,
+    draws: int = 32,
+    weighting: str | Callable[[Any], Any] = "sigma2",
+    targets: str = "noise",
+    bins: int = 8,
+    batch_size: int = 256,
+    first_datum: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    group: Any = None,
+) -> Fit:
+    """The λ on the simplex that minimises L(λ) = E w(t)/σ² ‖σ Σ_i λ_i s_i(x_t, t) + ε‖², in one pass over the models
+
+    Args:
+        models: k `Model` objects, `Fusion` among them, or bare functions (x, t) -> score.
+        data: an array ``(n, *event)`` of floats, or an iterable of batches of such (a DataLoader; of a tuple the first
+            entry is x), which is read once. x goes to the models in the framework and dtype and on the device it has.
+        schedule: that of t; by default the models' common one.
+        t_range: from where to where t is drawn; by default where all models are defined, from t_min to t_max.
+        logsnr_range: the same in log-SNR, (lowest, highest).
+        times: t is uniform in it ("uniform") or its log-SNR is ("logsnr", the default for EDM); stratified: each of a
+            datum's pairs of draws has its own part of the range.
+        draws: of (t, ε) for each datum, even: they come in pairs (t, ε), (t, −ε).
+        weighting: "sigma2" (w = σ², the plain norm), "likelihood" (w = g²), or a function w of t ``(B,)`` (NumPy).
+        targets: "noise", or "posterior": ε is replaced by its mean given x_t, were x₀ any of the n data. Less noise
+            where several data are plausible; but data then depend on each other, and there are no standard errors.
+        bins: of log-SNR, of equal width, in which statistics are kept apart.
+        batch_size: rows in each call of a model. Models are called for the fit alone, never to probe.
+        first_datum: the index of the first datum, for parts that are fitted apart and merged.
+        seed: t and ε of (datum, draw) follow from it alone, whatever the batches, processes and order.
+        progress: a bar or lines on stderr.
+        checkpoint: a file, written every 2 s at most and when interrupted, from which the same fit goes on.
+        group: a ``torch.distributed`` process group: each process works on its share of ``data``, which all have, and
+            gets the fit that one process would, to the last bit. (Checkpoints are then one file for each process.)
+
+    Returns:
+        A `Fit`.
+
+    Raises:
+        ValueError: no models, fewer than two data, no schedule, NaN in data or in a score (naming model, batch and t),
+            a checkpoint of other data or settings.
+        TypeError: data that are not floats.
+
+    The same bits come out for every ``batch_size`` if a model's rows do not depend on their neighbours. Memory: beside
+    the models' own, one batch of x and k scores, the statistics (see `Statistics`), and per block of 256 data
+    256·draws·(k + 1)² numbers. Networks are called as they are: use ``torch.no_grad`` inside of them.
+
+    Example:
+        >>> import scorefusion as sf
+        >>> schedule = sf.schedule.VP()
+        >>> a = sf.analytic.GaussianMixture([1], [[-1.0, 0.0]], [1.0])
+        >>> b = sf.analytic.GaussianMixture([1], [[3.0, 0.0]], [1.0])
+        >>> target = sf.analytic.GaussianMixture([1], [[0.0, 0.0]], [1.0])
+        >>> models = [a.model(schedule), b.model(schedule)]
+        >>> sf.fit(models, target.sample(512), progress=False).weights.round(2)
+        array([0.74, 0.26])
+    """
+    begin = time.perf_counter()
+    schedule = schedule or (_common_schedule(models) if isinstance(models, (list, tuple)) else None)
+    if not isinstance(models, Model) and not callable(models) and len(models) > 0 and schedule is None:
+        raise ValueError("none of the models has a schedule: fit(..., schedule=) is needed, such as sf.schedule.VP()")
+    models = as_models(models, schedule)
+    assert schedule is not None
+    times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
+    for name, value, known in [("times", times, ("uniform", "logsnr")), ("targets", targets, ("noise", "posterior"))]:
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    if draws < 2 or draws % 2:
+        raise ValueError(f"draws must be even, for they come in pairs (t, ε), (t, −ε), got {draws}")
+    for name, number, least in [("bins", bins, 1), ("batch_size", batch_size, 1), ("first_datum", first_datum, 0)]:
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+    low, high = _range(models, schedule, t_range, logsnr_range)
+    sampler = _Sampler(schedule, low, high, times, draws, weighting, bins, seed)
+    settings = _Settings(
+        k=len(models),
+        schedule=str(schedule),
+        t_range=(low, high),
+        times=times,
+        draws=draws,
+        weighting=sampler.weighting_name,
+        targets=targets,
+        edges=tuple(sampler.edges.tolist()),
+        seed=seed,
+    )
+    source = _source(data, first_datum, targets, group, hashed=checkpoint is not None)
+    run = _Run(models, sampler, settings, source, batch_size, progress and source.rank == 0)
+    if group is None:
+        statistics, cost = run.all(checkpoint, begin)
+    else:
+        statistics, cost = _gathered(run, checkpoint, begin, group)
+    if statistics.n < 2:
+        raise ValueError(f"data must be two or more, got {statistics.n}")
+    return Fit(statistics, settings, cost, schedule)
+
+
+def _range(models: Sequence[Model], schedule: Schedule, t_range: Any, logsnr_range: Any) -> tuple[float, float]:
+    """Where t is drawn."""
+    if t_range is not None and logsnr_range is not None:
+        raise ValueError("t_range and logsnr_range say the same: give one of them")
+    if logsnr_range is not None:
+        least, most = (float(value) for value in logsnr_range)
+        t_range = float(schedule.time(most)), float(schedule.time(least))
+    if t_range is None:
+        low, high = max(model.t_min for model in models), min(model.t_max for model in models)
+        if not low < high:
+            raise ValueError(f"there is no noise level at which all models are defined, by {schedule}")
+        return low, high
+    low, high = (float(value) for value in t_range)
+    if not 0 <= low < high <= schedule.t_max * (1 + 1e-9):
+        what = "t_range" if logsnr_range is None else "the t of logsnr_range"
+        raise ValueError(f"{what} must ascend within 0 to {schedule.t_max:g}, got ({low:g}, {high:g})")
+    return low, min(high, schedule.t_max)
+
+
+class _Rows(NamedTuple):
+    """All rows of a block of b data, draw after draw: row j·b + i is draw j of datum i. On the host."""
+
+    t: Float64  # (rows,)
+    alpha: Float64
+    sigma: Float64
+    sign: Float64  # of the noise
+    ids: Any  # (rows,) int64: of ε; the same for both of a pair
+    datum: Any  # (rows,) int64
+    bin: Any  # (rows,) int64
+    weight: Float64  # (rows,): w/σ²
+
+
+class _Sampler:
+    """t, ε and w of every (datum, draw), from the seed alone."""
+
+    def __init__(
+        self, schedule: Schedule, low: float, high: float, times: str, draws: int, weighting: Any, bins: int, seed: int
+    ) -> None:
+        self.schedule, self.low, self.high = schedule, low, high
+        self.times, self.draws, self.weighting, self.seed = times, draws, weighting, seed
+        if not (callable(weighting) or weighting in ("sigma2", "likelihood")):
+            raise ValueError(f"weighting must be 'sigma2', 'likelihood' or a function of t, got {weighting!r}")
+        with np.errstate(all="ignore"):
+            most = float(schedule.logsnr(low))
+            least = max(float(schedule.logsnr(high)), min(2 * math.log(_LEAST_ALPHA), most - 1))
+        if not math.isfinite(most):
+            raise ValueError(f"t must begin where there is noise, above t = {low:g} of {schedule}")
+        self.edges = np.linspace(least, most, bins + 1)
+
+    @property
+    def weighting_name(self) -> str:
+        """The weighting, or what stands for a function: its values in the range."""
+        if not callable(self.weighting):
+            return str(self.weighting)
+        values = self._weight(np.linspace(self.low, self.high, 65)[1:])
+        return f"function {hashlib.sha256(values.tobytes()).hexdigest()[:8]}"
+
+    def rows(self, first: int, b: int) -> _Rows:
+        pairs = self.draws // 2
+        pair = np.arange(pairs)[:, None]
+        ids = (first + np.arange(b)) * pairs + pair  # (pairs, b)
+        share = (pair + _uniform(self.seed, ids)) / pairs
+        if self.times == "uniform":
+            t = self.low + (self.high - self.low) * share
+        else:
+            t = self.schedule.time(self.edges[-1] + (self.edges[0] - self.edges[-1]) * share)
+            t = np.clip(t, self.low, self.high)
+        alpha, sigma, weight = self.schedule.alpha(t), self.schedule.sigma(t), self._weight(t)
+        bin = np.searchsorted(self.edges[1:-1], self.schedule.logsnr(t), side="right")
+        sign = np.repeat(np.tile([1.0, -1.0], pairs), b)
+        datum = np.tile(first + np.arange(b), self.draws)
+        both = (np.repeat(v, 2, axis=0).reshape(-1) for v in (t, alpha, sigma, ids, bin, weight))
+        t, alpha, sigma, ids, bin, weight = both
+        return _Rows(t, alpha, sigma, sign, ids, datum, bin, weight)
+
+    def _weight(self, t: Float64) -> Float64:
+        if self.weighting == "sigma2":
+            return np.ones_like(t)
+        given = self.schedule.g2(t) if self.weighting == "likelihood" else self.weighting(t)
+        w: Float64 = np.broadcast_to(np.asarray(given, np.float64), t.shape) / self.schedule.sigma(t) ** 2
+        if not (np.isfinite(w).all() and (w >= 0).all()):
+            bad = t[~(np.isfinite(w) & (w >= 0))][0]
+            raise ValueError(f"weighting must be finite and not negative, it is not at t = {bad:g}")
+        return w
+
+
+def _uniform(seed: int, ids: Any) -> Float64:
+    """A number in (0, 1) for each id."""
+    halves = [(word & 0xFFFF_FFFF, word >> 32) for word in (_TIMES, seed)]
+    words = philox4x32((ids & 0xFFFF_FFFF, ids >> 32, *halves[0]), halves[1])
+    uniform: Float64 = (words[0] + (words[1] + 0.5) * 2.0**-32) * 2.0**-32
+    return np.minimum(uniform, 1 - 2.0**-53)
+
+
+class _Source:
+    """Blocks of data with the index of their first datum, read in order."""
+
+    def __init__(self, data: Any, first: int, n: int | None, rank: int, world: int, digest: str | None) -> None:
+        self.data, self.first, self.n, self.rank, self.world, self.digest = data, first, n, rank, world, digest
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """From where to where in an array of n data."""
+        assert self.n is not None
+        return self.rank * self.n // self.world, (self.rank + 1) * self.n // self.world
+
+    def blocks(self) -> Iterator[tuple[int, Any]]:
+        if self.n is not None:
+            begin, end = self.share
+            for i in range(begin, end, _BLOCK):
+                yield self.first + i, self.data[i : min(i + _BLOCK, end)]
+            return
+        i, event = self.first, None
+        for batch in self.data:
+            x = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
+            _check_data(x, i)
+            event = event or tuple(x.shape[1:])
+            if tuple(x.shape[1:]) != event:
+                raise ValueError(f"data must be of one shape, got {event} and then {tuple(x.shape[1:])}")
+            for j in range(0, x.shape[0], _BLOCK):
+                yield i + j, x[j : j + _BLOCK]
+            i += int(x.shape[0])
+
+
+def _source(data: Any, first: int, targets: str, group: Any, hashed: bool) -> _Source:
+    rank, world = 0, 1
+    if group is not None:
+        import torch.distributed
+
+        rank, world = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
+    if not _namespace.is_array(data):
+        if targets == "posterior":
+            raise ValueError("targets='posterior' needs all data at once: give an array (n, *event)")
+        if group is not None:
+            raise ValueError("several processes share data that all of them have: give an array (n, *event)")
+        if not isinstance(data, Iterable):
+            raise TypeError(f"data must be an array (n, *event) or an iterable of such, got {type(data).__name__}")
+        return _Source(data, first, None, rank, world, None)
+    if _is_torch(data):
+        data = data.detach()
+    _check_data(data, first)
+    if data.shape[0] < 2:
+        raise ValueError(f"data must be two or more, got {data.shape[0]}")
+    return _Source(data, first, int(data.shape[0]), rank, world, _hash(data) if hashed else None)
+
+
+def _check_data(x: Any, first: int) -> None:
+    """Is it an array of finite floats? Nothing is copied: a sample's squared norm is finite if all of it is."""
+    if not _namespace.is_array(x) or len(x.shape) < 1:
+        raise TypeError(f"data must be arrays (n, *event), got a {type(x).__name__}")
+    if _namespace.dtype_name(x) not in _namespace.FLOATS:
+        raise TypeError(f"data must be one of {', '.join(_namespace.FLOATS)}, got {_namespace.dtype_name(x)}")
+    norms = _namespace.host(ops.gram([x.detach() if _is_torch(x) else x])).reshape(-1)
+    if not np.isfinite(norms).all():
+        raise ValueError(f"data must be finite, datum {first + int(np.flatnonzero(~np.isfinite(norms))[0])} is not")
+
+
+def _hash(x: Any, before: str = "") -> str:
+    """SHA-256 of the values, dtype and shape, after a first hash."""
+    if _is_torch(x) and _namespace.dtype_name(x) == "bfloat16":
+        values = x.detach().cpu().view(__import__("torch").int16).numpy()
+    else:
+        values = _namespace.host(x)
+    sha = hashlib.sha256(f"{before} {_namespace.dtype_name(x)} {tuple(x.shape)}".encode())
+    sha.update(np.ascontiguousarray(values).view(np.uint8).reshape(-1).data if values.size else b"")
+    return sha.hexdigest()
+
+
+class _Position(NamedTuple):
+    """How far a pass is. One object, so that Ctrl-C finds all of it old or all of it new."""
+
+    total: Statistics  # of the blocks that are complete
+    block: Statistics  # of the one that is not
+    blocks: int  # complete ones
+    digest: str  # of the complete blocks, where data come from a loader
+    reading: str  # ... and of the one that is not
+
+
+class _Run:
+    """The pass over one process's share of the data."""
+
+    def __init__(
+        self, models: list[Model], sampler: _Sampler, settings: _Settings, source: _Source, batch_size: int, shown: bool
+    ) -> None:
+        self.models, self.sampler, self.settings, self.source = models, sampler, settings, source
+        self.batch_size, self.shown = batch_size, shown
+        self.position = _Position(self._empty(), self._empty(), 0, "", "")
+        self.cost = _Cost()
+        self.kept: tuple[Any, Any] = None, None  # the ε of which pair
+
+    def all(self, checkpoint: Any, begin: float) -> tuple[Statistics, _Cost]:
+        """The statistics and the cost of the whole pass, from the checkpoint on if there is one."""
+        self.begin, self.last = begin, time.monotonic()
+        self.checkpoint = None if checkpoint is None else os.fspath(checkpoint)
+        if self.checkpoint is not None and self.source.world > 1:
+            self.checkpoint += f".{self.source.rank}-of-{self.source.world}"
+        resumed, known = self._resume(), self.cost.evaluations
+        try:
+            self._blocks(resumed)
+        except BaseException:
+            if self.cost.evaluations > known:
+                self._save(interrupted=True)
+            raise
+        if self.cost.evaluations > known:
+            self._save()
+        return self.position.total, self._cost_now()
+
+    def _blocks(self, resumed: _Position) -> None:
+        n = self.source.n
+        total = None if n is None else (self.source.share[1] - self.source.share[0]) * self.settings.draws
+        digest, count = "", 0
+        with Progress("fit", total, "evaluations", silent=not self.shown) as progress:
+            progress.advance(resumed.total.rows + resumed.block.rows)
+            touched = resumed.blocks + (resumed.block.rows > 0)
+            for first, x0 in self.source.blocks():
+                count += 1
+                if n is None and self.checkpoint is not None:
+                    digest = _hash(x0, digest)
+                if count == touched and digest != resumed.reading:
+                    raise self._foreign("data")
+                if count <= resumed.blocks:
+                    continue
+                self.position = self.position._replace(reading=digest)
+                self._block(first, x0, progress)
+                merged = self.position.total.merge(self.position.block)
+                self.position = _Position(merged, self._empty(), count, digest, digest)
+            if count < touched:
+                raise self._foreign("data")
+
+    def _block(self, first: int, x0: Any, progress: Progress) -> None:
+        b = int(x0.shape[0])
+        rows = self.sampler.rows(first, b)
+        here = _Placed(rows, x0)
+        begin = self.position.block.rows
+        try:
+            for low in range(begin, b * self.settings.draws, self.batch_size):
+                high = min(low + self.batch_size, b * self.settings.draws)
+                self._batch(_taken(x0, low, high, b), rows, here, slice(low, high), b)
+                progress.advance(high - low)
+                if self.checkpoint is not None and time.monotonic() - self.last >= _CHECKPOINT_SECONDS:
+                    self.position.block._fold()
+                    self._save()
+            self.position.block._fold()
+        except NotFinite as error:
+            batch, row = divmod(error.row - begin, self.batch_size)
+            raise ValueError(
+                f"models[{error.model}] returned NaN or infinity for datum {error.datum} at "
+                f"t = {rows.t[error.row]:.6g} (row {row} of batch {batch} of the block of data from datum {first} on)"
+            ) from None
+
+    def _batch(self, x0: Any, rows: _Rows, here: _Placed, at: slice, n: int) -> None:
+        epsilon = self._noise(x0, here, at, n)
+        x = ops.combine([x0, epsilon], here.coefficients[at])
+        if self.settings.targets == "posterior":
+            epsilon = _posterior_noise(self.source.data, x0, epsilon, rows, at)
+        level = _Level(self.sampler.schedule, here.t[at])  # one for all models: what it computes it keeps
+        u, scale, shift = [], [], []
+        for model in self.models:
+            wanted = "score" if model.predicts == "score" else "epsilon"
+            factor = here.sigma[at] if wanted == "score" else -1.0
+            linear = model._linear(x, level, wanted)
+            if len(linear.out) != 1:  # a fusion
+                linear = Linear((linear.evaluate(x),), (1.0,), 0.0)
+            u.append(linear.out[0])
+            scale.append(factor * linear.a[0])
+            shift.append(factor * linear.b if _namespace.is_array(linear.b) or linear.b != 0 else 0.0)
+        if any(_namespace.is_array(b) or b != 0 for b in shift):
+            u.append(x)
+        else:
+            shift = []
+        block = self.position.block
+        block._add([*u, epsilon], scale, shift, rows.sign[at], rows.datum[at], rows.bin[at], rows.weight[at])
+        count = at.stop - at.start
+        self.cost = _Cost(self.cost.model_calls + len(self.models), self.cost.evaluations + count, self.cost.seconds)
+
+    def _noise(self, x0: Any, here: _Placed, at: slice, b: int) -> Any:
+        """ε of these rows: never stored on a GPU, where making it again costs nothing.
+
+        On the host that takes several times as long as reading it, and it is wanted four times: in x and in the sums,
+        for both draws of a pair. Where one batch is the opposite of the one before (that is, mostly) its ε is kept.
+        """
+        noise = Noise(self.settings.seed, _EPSILON, here.ids[at])
+        one_draw = at.start % b + at.stop - at.start <= b
+        if not (here.on_host and one_draw and _namespace.dtype_name(x0) in ("float32", "float64")):
+            return noise  # which a narrower type would round
+        pair = (int(here.ids[at.start]), at.stop - at.start)
+        if self.kept[0] != pair:
+            self.kept = pair, None
+            self.kept = pair, noise.like(x0)
+        return self.kept[1]
+
+    def _empty(self) -> Statistics:
+        return Statistics(self.settings.k, len(self.settings.edges) - 1)
+
+    def _cost_now(self) -> _Cost:
+        return replace(self.cost, seconds=self.cost.seconds + time.perf_counter() - self.begin)
+
+    # Checkpoints
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a pass to go on."""
+        source = self.source
+        return {
+            "settings": {**asdict(self.settings), "edges": list(self.settings.edges)},
+            "first_datum": source.first,
+            "data": source.digest,
+            "process": [source.rank, source.world],
+        }
+
+    def _resume(self) -> _Position:
+        if self.checkpoint is None or not os.path.exists(self.checkpoint):
+            return self.position
+        meta, arrays = _files.read(self.checkpoint, "checkpoint")
+        mine, theirs = json.loads(json.dumps(self._identity())), meta["identity"]
+        if mine != theirs:
+            other = [key for key in mine["settings"] if mine["settings"][key] != theirs["settings"].get(key)]
+            other += [key for key in mine if key != "settings" and mine[key] != theirs.get(key)]
+            raise self._foreign(", ".join(other) or "settings")
+        total, block = (_statistics_of(self.settings, arrays, name) for name in ("total_", "block_"))
+        self.position = _Position(total, block, meta["blocks"], meta["digest"], meta["reading"])
+        self.cost = _Cost(**meta["cost"])
+        return self.position
+
+    def _foreign(self, what: str) -> ValueError:
+        return ValueError(
+            f"the checkpoint {self.checkpoint} is of another fit: {what} differ. It was left as it is; "
+            f"remove it, or give another path"
+        )
+
+    def _save(self, interrupted: bool = False) -> None:
+        if self.checkpoint is None:
+            return
+        position = self.position
+        try:
+            arrays = {**_arrays_of(position.total, "total_"), **_arrays_of(position.block, "block_")}
+        except NotFinite:  # go on before this block, when the model is repaired
+            assert interrupted
+            position = position._replace(block=self._empty())
+            arrays = {**_arrays_of(position.total, "total_"), **_arrays_of(position.block, "block_")}
+        meta = {
+            "identity": self._identity(),
+            "blocks": position.blocks,
+            "digest": position.digest,
+            "reading": position.reading if position.block.rows else position.digest,
+            "cost": asdict(self._cost_now()),
+        }
+        _files.write(self.checkpoint, "checkpoint", meta, arrays)
+        self.last = time.monotonic()
+
+
+class _Placed:
+    """What the operations want of a block's rows, where x lies; sent there once."""
+
+    def __init__(self, rows: _Rows, x: Any) -> None:
+        self.on_host = _namespace.on_host(x)
+        coefficients = np.stack([rows.alpha, rows.sign * rows.sigma], axis=1)
+        if self.on_host:
+            self.coefficients, self.ids, self.t, self.sigma = coefficients, rows.ids, rows.t, rows.sigma
+            return
+        self.coefficients, self.t = (_namespace.like(v, x, "float64") for v in (coefficients, rows.t))
+        self.ids, self.sigma = _namespace.like(rows.ids, x, "int64"), _namespace.like(rows.sigma, x, "float64")
+
+
+def _taken(x0: Any, low: int, high: int, b: int) -> Any:
+    """The data of rows low to high: row r is of datum r mod b. A view where they follow one another."""
+    begin = low % b
+    if begin + high - low <= b:
+        return x0[begin : begin + high - low]
+    if _is_torch(x0):
+        return x0[_namespace.namespace(x0).arange(low, high, device=x0.device) % b]
+    return x0[_namespace.namespace(x0).arange(low, high) % b]
+
+
+def _posterior_noise(data: Any, x0: Any, noise: Any, rows: _Rows, at: slice) -> Any:
+    """The mean of ε given x_t, were x₀ any of the n data alike: ε + (α/σ)(x₀ − Σ_i w_i x_i), in float64
+
+    with w = softmax_i(−‖x_t − α x_i‖²/2σ²). Where one datum is plausible alone this is ε itself, to the last bit.
+    """
+    alpha, sigma = rows.alpha[at, None], (rows.sign * rows.sigma)[at, None]
+    with _namespace.with_float64(data):
+        xp, n = _namespace.namespace(data), int(data.shape[0])
+        every = _namespace.float64_of(data).reshape(n, -1)
+        mine = ops.combine([_namespace.float64_of(x0), noise], np.concatenate([alpha, sigma], axis=1))
+        ratio = (
+            _namespace.like(alpha / sigma**2, data, "float64"),
+            _namespace.like(alpha**2 / sigma**2, data, "float64"),
+        )
+        logits = ratio[0] * (mine.reshape(mine.shape[0], -1) @ every.T) - ratio[1] * ((every * every).sum(-1) / 2)
+        w = xp.exp(logits - (logits.max(1).values if _is_torch(logits) else logits.max(1))[:, None])
+        mean = ((w @ every) / w.sum(-1)[:, None]).reshape(x0.shape)
+    share = alpha / sigma
+    return ops.combine([x0, noise, mean], np.concatenate([share, np.ones_like(share), -share], axis=1))
+
+
+def _gathered(run: _Run, checkpoint: Any, begin: float, group: Any) -> tuple[Statistics, _Cost]:
+    """The statistics of all processes; if one of them failed, all fail."""
+    import torch.distributed
+
+    failure: Exception | None = None
+    part: dict[str, Any] = {}
+    cost = _Cost()
+    try:
+        statistics, cost = run.all(checkpoint, begin)
+        part = _arrays_of(statistics, "")
+    except Exception as error:
+        failure = error
+    parts: list[Any] = [None] * run.source.world
+    mine = (part, asdict(cost), None if failure is None else f"{type(failure).__name__}: {failure}")
+    torch.distributed.all_gather_object(parts, mine, group=group)
+    if failure is not None:
+        raise failure
+    for rank, (_, _, text) in enumerate(parts):
+        if text is not None:
+            raise RuntimeError(f"process {rank} of the group failed: {text}")
+    costs = [_Cost(**cost) for _, cost, _ in parts]
+    total = functools.reduce(Statistics.merge, [_statistics_of(run.settings, part, "") for part, _, _ in parts])
+    whole = functools.reduce(_Cost.plus, costs)
+    return total, replace(whole, seconds=max(cost.seconds for cost in costs))
+
+
+def _arrays_of(statistics: Statistics, prefix: str) -> dict[str, Any]:
+    nodes = statistics._fold()
+    return {f"{prefix}{name}": array for name, array in nodes._asdict().items()}
+
+
+def _statistics_of(settings: _Settings, arrays: dict[str, Any], prefix: str) -> Statistics:
+    nodes = Nodes(*(arrays[prefix + name] for name in Nodes._fields))
+    return Statistics(settings.k, len(settings.edges) - 1)._with([nodes])
+
+
+def _settings_of(meta: dict[str, Any]) -> _Settings:
+    return _Settings(**{**meta, "t_range": tuple(meta["t_range"]), "edges": tuple(meta["edges"])})

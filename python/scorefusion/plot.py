@@ -1,0 +1,79 @@
+"""Pictures of a fit: Axes in, Axes out. Matplotlib is imported when the first one is drawn without Axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .fitting import Fit
+
+__all__ = ["loss_edge", "loss_simplex", "per_time", "weights"]
+
+_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])  # of the triangle that shows the 2-simplex
+
+
+def weights(fit: Fit, ax: Any = None, *, level: float = 0.95) -> Any:
+    """The weights with their intervals (none where targets="posterior" makes data dependent)."""
+    ax, index = _axes(ax), np.arange(fit.k)
+    try:
+        error = np.abs(fit.interval(level) - fit.weights[:, None]).T
+    except ValueError:
+        error = None
+    ax.errorbar(index, fit.weights, yerr=error, fmt="o", capsize=4)
+    ax.set(xticks=index, xlabel="model", ylabel="weight", ylim=(-0.03, 1.03), xlim=(-0.5, fit.k - 0.5))
+    return ax
+
+
+def loss_edge(fit: Fit, ax: Any = None, *, edge: tuple[int, int] = (0, 1), points: int = 101) -> Any:
+    """The loss between two models, from all weight on the first to all on the second."""
+    ax, share = _axes(ax), np.linspace(0, 1, points)
+    between = np.zeros((points, fit.k))
+    between[:, edge[0]] = 1 - share
+    between[:, edge[1]] += share
+    ax.plot(share, [fit.loss_at(w) for w in between])
+    ax.axhline(fit.loss, color="gray", linestyle=":", label="minimum over all models")
+    ax.set(xlabel=f"weight of model {edge[1]} (the rest: model {edge[0]})", ylabel="loss", xlim=(0, 1))
+    ax.legend()
+    return ax
+
+
+def loss_simplex(fit: Fit, ax: Any = None, *, models: Sequence[int] = (0, 1, 2), points: int = 41) -> Any:
+    """The loss of all mixtures of three models, as contours on a triangle, with its minimum."""
+    ax = _axes(ax)
+    steps = points - 1
+    inside = np.array([(i, j, steps - i - j) for i in range(points) for j in range(points - i)]) / steps
+    mixtures = np.zeros((len(inside), fit.k))
+    mixtures[:, list(models)] = inside
+    picture = ax.tricontourf(*(inside @ _CORNERS).T, [fit.loss_at(w) for w in mixtures], levels=20)
+    ax.figure.colorbar(picture, ax=ax, label="loss")
+    best = fit.subset(models).weights[list(models)]
+    ax.plot(*(best @ _CORNERS), "o", color="white", markeredgecolor="black")
+    for corner, model in zip(_CORNERS, models, strict=True):
+        ax.annotate(f"model {model}", corner, ha="center", va="top" if corner[1] == 0 else "bottom")
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    return ax
+
+
+def per_time(fit: Fit, ax: Any = None) -> Any:
+    """λ in each bin of log-SNR with its standard errors, over the share of the signal that lies in the bin."""
+    ax, curve = _axes(ax), fit._time_weights(0.0, None)
+    middle, width = curve.logsnr.mean(axis=1), curve.logsnr[:, 1] - curve.logsnr[:, 0]
+    ax.bar(middle, curve.signal, width, color="lightgray", label="share of the signal")
+    for i in range(fit.k):
+        line = ax.errorbar(middle, curve.weights[:, i], yerr=curve.standard_error[:, i], fmt="o-", label=f"λ_{i}")
+        ax.axhline(fit.weights[i], color=line[0].get_color(), linestyle=":")
+    ax.set(xlabel="log-SNR", ylabel="weight", ylim=(-0.03, 1.03))
+    ax.legend()
+    return ax
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot.subplots()[1]
