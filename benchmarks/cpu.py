@@ -74,6 +74,7 @@ def combine(options: Options) -> Iterator[Line]:
             yard.copy,
             Contender(OURS, lambda v=v, c=c: sf.combine(v, c, out=y), moved),
             Contender("torch eager", partial(peers.eager_combine, v, c, y), moved),
+            Contender("torch in place", partial(peers.eager_combine_in_place, v, c, y), moved),
         ]
         goals = [Goal("bandwidth", of_copy, "torch copy_"), Goal("bandwidth", of_streaming, "streaming copy")]
         if m == 4:
@@ -100,6 +101,7 @@ def half(options: Options) -> Iterator[Line]:
         yard.copy,
         Contender(OURS, lambda: sf.combine(u, c, out=y), moved),
         Contender("torch eager", partial(peers.eager_combine, u, c, y), moved),
+        Contender("torch in place", partial(peers.eager_combine_in_place, u, c, y), moved),
         Contender("torch.compile", peers.compiled_combine(u, c, y), moved),
     ]
     yield Line("combine, m = 4, bfloat16, into out", contenders, [Goal("speed", 2.5, "torch eager")])
@@ -171,7 +173,7 @@ def tiny(options: Options) -> Iterator[Line]:
         goals = [Goal("bandwidth", 0.3, "streaming copy")]
         shape = f"B = {samples:,}, D = {event}"
         ours = Contender(OURS, lambda u=u, y=y: sf.combine(u, c, out=y), operand_bytes + y.nbytes)
-        eager = Contender("torch eager", partial(peers.eager_combine, u, c, y), operand_bytes + y.nbytes)
+        eager = Contender("torch in place", partial(peers.eager_combine_in_place, u, c, y), operand_bytes + y.nbytes)
         yield Line(f"combine, m = {m}, {shape}, into out", [yard.streaming, ours, eager], goals)
         C = torch.rand(samples, m)
         ours = Contender(OURS, lambda u=u, y=y, C=C: sf.combine(u, C, out=y), operand_bytes + y.nbytes + C.nbytes)

@@ -61,7 +61,7 @@ def combine(options: Options) -> Iterator[Line]:
                 [
                     device_copy(u[0], y),
                     Contender(OURS, lambda v=v, c=c, y=y: sf.combine(v, c, out=y), moved),
-                    Contender("torch eager", partial(peers.eager_combine, v, c, y), moved),
+                    Contender("torch in place", partial(peers.eager_combine_in_place, v, c, y), moved),
                 ],
                 [SHARE],
             )

@@ -12,6 +12,12 @@ Tensors = Sequence[torch.Tensor]
 
 
 def eager_combine(u: Tensors, c: Sequence[float], y: torch.Tensor) -> None:
+    """As one writes it."""
+    y.copy_(sum(c_j * u_j for u_j, c_j in zip(u, c, strict=True)))
+
+
+def eager_combine_in_place(u: Tensors, c: Sequence[float], y: torch.Tensor) -> None:
+    """As one writes it to save memory: nothing is allocated."""
     torch.mul(u[0], c[0], out=y)
     for u_j, c_j in zip(u[1:], c[1:], strict=True):
         y.add_(u_j, alpha=c_j)

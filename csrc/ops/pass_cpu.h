@@ -105,21 +105,29 @@ class Narrow {
     if (!c_.shared()) spread_coefficients(b, count);
   }
 
-  // Writes results that lie side by side back as samples [b, b + count).
+  // Writes results that lie side by side back as samples [b, b + count), rounded once to their type.
   template <class From>
   void scatter(const From* from, const Output& y, int64_t b, int64_t count) {
-    From* row_of = reinterpret_cast<From*>(flat_);
-    const int64_t size = batch_.size;
-    if (count == narrow_lanes && y.dtype == dtype_of<From>)
-      return of<From>(kernels()).narrow_scatter(from, size, static_cast<From*>(element_of(y, b, 0)), y.stride);
-    for (int64_t lane = 0; lane < count; ++lane) {
-      From* to = y.dtype == dtype_of<From> ? static_cast<From*>(element_of(y, b + lane, 0)) : row_of;
-      for (int64_t d = 0; d < size; ++d) to[d] = from[d * narrow_lanes + lane];
-      if (to == row_of) of<From>(kernels()).round(row_of, y.dtype, element_of(y, b + lane, 0), size);
+    if (y.dtype == dtype_of<From>) return scatter_as(from, y, b, count);
+    of<From>(kernels()).round(from, y.dtype, flat_, elements());
+    switch (y.dtype) {
+      case DType::float16: return scatter_as(reinterpret_cast<const float16*>(flat_), y, b, count);
+      case DType::bfloat16: return scatter_as(reinterpret_cast<const bfloat16*>(flat_), y, b, count);
+      case DType::float32: return scatter_as(reinterpret_cast<const float*>(flat_), y, b, count);
+      case DType::float64: return scatter_as(reinterpret_cast<const double*>(flat_), y, b, count);
     }
   }
 
  private:
+  template <class E>
+  void scatter_as(const E* from, const Output& y, int64_t b, int64_t count) {
+    E* to = static_cast<E*>(element_of(y, b, 0));
+    if constexpr (sizeof(E) > 2)
+      if (count == narrow_lanes) return of<E>(kernels()).narrow_scatter(from, batch_.size, to, y.stride);
+    for (int64_t lane = 0; lane < count; ++lane)
+      for (int64_t d = 0; d < batch_.size; ++d) to[lane * y.stride + d] = from[d * narrow_lanes + lane];
+  }
+
   void spread_coefficients(int64_t b, int64_t count) {
     C c_b[max_operands];
     for (int64_t lane = 0; lane < narrow_lanes; ++lane) {
