@@ -84,8 +84,12 @@ class Pool {
     }
     wake_.notify_all();
     job.walk(true);
+    {
+      std::lock_guard lock(mutex_);
+      job_ = nullptr;  // who has not come by now is not waited for
+    }
+    for (int spin = 0; spin < spins && active_.load(std::memory_order_acquire) != 0; ++spin) pause();
     std::unique_lock lock(mutex_);
-    job_ = nullptr;  // who has not come by now is not waited for
     while (!done_.wait_for(lock, std::chrono::milliseconds(50), [this] { return active_ == 0; })) {
       lock.unlock();
       stop.ask();
@@ -130,7 +134,7 @@ class Pool {
   std::condition_variable wake_, done_;
   std::atomic<uint64_t> generation_{0};
   Job* job_ = nullptr;
-  int active_ = 0;  // workers inside the job
+  std::atomic<int> active_{0};  // workers inside the job
   int workers_ = 0;
 };
 
