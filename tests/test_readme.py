@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -10,8 +12,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_its_python_runs():
-    (example,) = blocks("python")
+@pytest.mark.parametrize("example", blocks("python"), ids=lambda example: example.splitlines()[0])
+def test_its_python_runs(example):
     exec(compile(example, "README.md", "exec"), {})
 
 
