@@ -26,6 +26,7 @@ if _TYPE_CHECKING:
     from . import analytic as analytic
     from . import plot as plot
     from . import schedule as schedule
+    from . import solver as solver
     from .density_fusion import DensityFit as DensityFit
     from .density_fusion import fit_densities as fit_densities
     from .fitting import Fit as Fit
@@ -35,6 +36,7 @@ if _TYPE_CHECKING:
     from .model import Model as Model
     from .model import ModelCheck as ModelCheck
     from .model import check as check
+    from .sampling import sample as sample
     from .simplex import SimplexDescent as SimplexDescent
     from .simplex import SimplexSolution as SimplexSolution
     from .simplex import minimize_on_simplex as minimize_on_simplex
@@ -45,6 +47,7 @@ _LATER = {
     "analytic": "analytic",
     "plot": "plot",
     "schedule": "schedule",
+    "solver": "solver",
     "DensityFit": "density_fusion",
     "fit_densities": "density_fusion",
     "Fit": "fitting",
@@ -54,6 +57,7 @@ _LATER = {
     "Model": "model",
     "ModelCheck": "model",
     "check": "model",
+    "sample": "sampling",
     "SimplexDescent": "simplex",
     "SimplexSolution": "simplex",
     "minimize_on_simplex": "simplex",
@@ -87,8 +91,10 @@ __all__ = [
     "plot",
     "reference",
     "residual",
+    "sample",
     "schedule",
     "set_num_threads",
+    "solver",
 ]
 
 

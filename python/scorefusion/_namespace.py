@@ -16,6 +16,7 @@ import numpy as np
 
 from . import ops
 from ._arrays import _is_torch, _namespace, _package, contiguous
+from ._arrays import empty as _empty
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 FRAMEWORKS = {"numpy": "numpy", "torch": "torch", "jax": "jax.numpy", "cupy": "cupy"}
@@ -118,6 +119,16 @@ def full(B: int, value: float, x: Any, dtype: str) -> Any:
     return like(np.full(B, value), x, dtype)
 
 
+def cast_to(array: Any, dtype: str) -> Any:
+    """The array in the dtype of this name."""
+    return cast(array, getattr(sys.modules["torch"], dtype) if _is_torch(array) else dtype)
+
+
+def empty(shape: tuple[int, ...], like: Any, dtype: str) -> Any:
+    """An array of any contents, where `like` lies; in NumPy if it is None."""
+    return np.empty(shape, dtype) if like is None or isinstance(like, np.ndarray) else _empty(like, shape, dtype)
+
+
 def bring(array: Any, framework: str) -> Any:
     """The same memory as an array of another library, by DLPack; one copy where that library asks for it."""
     if framework_of(array) == framework:
@@ -136,18 +147,18 @@ def bring(array: Any, framework: str) -> Any:
         return xp.from_dlpack(contiguous(array))
 
 
-def combine(u: Sequence[Any], c: Sequence[Any]) -> Any:
+def combine(u: Sequence[Any], c: Sequence[Any], out: Any = None) -> Any:
     """Σ_j c_j u_j, each c_j a float or ``(B,)`` float64, by `ops.combine`; by arithmetic where u or c is traced."""
     if any(is_traced(v) for v in (*u, *c) if is_array(v)):
         return _arithmetic(u, c)
     u = [v.detach() if _is_torch(v) and v.requires_grad else v for v in u]
     arrays = [v for v in c if is_array(v)]
     if not arrays:
-        return ops.combine(u, list(c))
+        return ops.combine(u, list(c), out=out)
     xp = namespace(arrays[0])
     if xp is np:
-        return ops.combine(u, np.stack([np.broadcast_to(v, arrays[0].shape) for v in c], axis=1))
-    return ops.combine(u, xp.stack([v if is_array(v) else xp.full_like(arrays[0], v) for v in c], -1))
+        return ops.combine(u, np.stack([np.broadcast_to(v, arrays[0].shape) for v in c], axis=1), out=out)
+    return ops.combine(u, xp.stack([v if is_array(v) else xp.full_like(arrays[0], v) for v in c], -1), out=out)
 
 
 def _arithmetic(u: Sequence[Any], c: Sequence[Any]) -> Any:

@@ -50,6 +50,15 @@ class Linear(NamedTuple):
         return _namespace.combine([*self.out, x], [*self.a, self.b])
 
 
+class Reading(NamedTuple):
+    """A prediction as a out + b x, where out = fn(scale·x, t): floats, or arrays ``(B,)`` or of many levels."""
+
+    t: Any
+    scale: Any
+    a: Any
+    b: Any
+
+
 class Model:
     """A function that predicts, made to predict all five.
 
@@ -184,15 +193,21 @@ class Model:
         return self.schedule
 
     def _linear(self, x: Any, level: _Level, wanted: str) -> Linear:
+        read = self._reading(level, wanted)
+        x1 = x if _is(read.scale, 1) else _namespace.combine([x], [read.scale])
+        return Linear((self._call(x1, read.t),), (read.a,), read.b)
+
+    def _reading(self, level: _Level, wanted: str) -> Reading:
+        """How the function is asked at this level, or at many, and how its answer is read."""
         if level.schedule is None:
             if wanted != self.predicts:
                 self._known_schedule(wanted)
-            return Linear((self._call(x, level.t),), (1.0,), 0.0)
+            return Reading(level.t, 1.0, 1.0, 0.0)
         native = self._native or level.schedule
         own = level.at(native, self.outside, self._name)
+        scale: Any = 1.0
         if own is level:
             a, b = _conversion(self.predicts, own, wanted, level)
-            scale: Any = 1.0
         elif self.outside == "clamp":
             with np.errstate(divide="ignore"):
                 scale = _minimum(own.alpha / level.alpha, own.sigma / level.sigma)
@@ -207,8 +222,11 @@ class Model:
             b = b * scale
         if not (_finite(a) and _finite(b)):
             raise ValueError(f"{self._name} predicts {self.predicts}, from which {wanted} does not follow at α = 0")
-        x1 = x if _is(scale, 1) else _namespace.combine([x], [scale])
-        return Linear((self._call(x1, own.t),), (a,), b)
+        return Reading(own.t, scale, a, b)
+
+    def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, list[Any]]]:
+        """The models that have functions, each with its weight at every one of the levels, a float or ``(B,)``."""
+        return [(self, [1.0] * len(levels.t))]
 
     def _call(self, x: Any, t: Any) -> Any:
         """What fn returns, as an array of x's framework; checked."""
@@ -313,6 +331,19 @@ class Fusion(Model):
         if level.schedule is not None and wanted not in ("score", "epsilon") and np.max(np.abs(rest), initial=0) > 1e-9:
             b = b + _like_level(rest, level) * _from_epsilon(0.0, 0.0, wanted, level)[1]
         return Linear(tuple(out), tuple(a), b)
+
+    def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, list[Any]]]:
+        if callable(self.weights):
+            each = [self._weights_at(_Level(levels.schedule, float(t)), B) for t in levels.t]
+            columns = [list(column) for column in zip(*each, strict=True)]
+        else:
+            columns = [[float(weight)] * len(levels.t) for weight in self.weights]
+        leaves = []
+        for model, weights in zip(self.models, columns, strict=True):
+            if not all(_is(weight, 0) for weight in weights):
+                for leaf, share in model._leaves(levels, B):
+                    leaves.append((leaf, [w * v for w, v in zip(weights, share, strict=True)]))
+        return leaves
 
     def _weights_at(self, level: _Level, B: int) -> list[Any]:
         """k floats, or k arrays ``(B,)`` in NumPy, where those without a number but 0 are the float 0.0."""

@@ -1,0 +1,324 @@
+"""What every sampler stands on: a grid of noise levels, the models read along it, and sums evaluated on the way.
+
+The state is kept in x, as the models take it; y = x/α is a coefficient. What schedules and models say about the levels
+is computed once, for all levels at a time, so a step costs little beyond the models' calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _namespace, ops
+from ._arrays import _is_torch, contiguous
+from ._core import Noise
+from ._sum import Sum
+from .model import Model, _common_schedule, _described, _is, _Level, as_models
+from .schedule import Schedule
+from .solver import DDIM, Step
+
+Float64 = NDArray[np.float64]
+
+LARGEST_RHO = 1e3  # where sampling starts if a schedule goes on to α = 0 and the models say nothing there
+_LEAST_ALPHA = 1e-30  # stands for α = 0: y = x/α stays a number
+_STREAM = 1 << 63 | 0x7361 << 40  # of noise: then the step, and 8 bits for the draw within it
+_START = 255  # the draw of the noise that sampling starts from
+_REUSED = 1 << 18  # bytes: states from this size on are written where an earlier one was
+
+
+def time_grid(
+    times: str | ArrayLike, steps: int, schedule: Schedule, t_max: float, t_min: float, from_noise: bool
+) -> Float64:
+    """The decreasing times ``(steps + 1,)`` from t_max to t_min, or those given.
+
+    Where α(t_max) = 0, the grid begins there if `from_noise`, else at ρ = 10³; grids in ρ have 10³ as the next level.
+    """
+    if not isinstance(times, str):
+        grid = np.array(times, np.float64)
+        if grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) < 0).all() or grid[-1] < 0:
+            raise ValueError(f"times must be a decreasing sequence of two numbers or more, none negative, got {times}")
+        return grid
+    if times not in ("uniform", "logsnr", "karras"):
+        raise ValueError(f"times must be 'uniform', 'logsnr', 'karras' or the times themselves, got {times!r}")
+    if operator.index(steps) < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    first: list[float] = []
+    if schedule.alpha(t_max) == 0:
+        high = float(schedule.time(-2 * math.log(LARGEST_RHO)))
+        if from_noise and steps > 1 and times != "uniform":
+            first, steps = [t_max], steps - 1
+        t_max = t_max if from_noise and not first else high
+    if not t_max > t_min:
+        raise ValueError(f"sampling goes from a larger t to a smaller one, got {t_max:g} to {t_min:g}")
+    s = np.linspace(0, 1, steps + 1)
+    if times == "uniform" or schedule.alpha(t_max) == 0:
+        grid = t_max + s * (t_min - t_max)
+    else:
+        high, low = float(schedule.logsnr(t_min)), float(schedule.logsnr(t_max))
+        if math.isinf(high):
+            raise ValueError(f"there is no noise at t = {t_min:g}: 'uniform' times can end there, or explicit ones")
+        logsnr = low + s * (high - low)
+        if times == "karras":
+            rho = np.exp(-np.array([low, high]) / 2) ** (1 / 7)
+            logsnr = -14 * np.log(rho[0] + s * (rho[1] - rho[0]))
+        grid = np.asarray(schedule.time(logsnr), np.float64)
+        grid[0], grid[-1] = t_max, t_min
+    return np.concatenate([first, grid])
+
+
+class _Leaf:
+    """A function and how it is read at every level: x̂₀ = a·fn(scale·x, t) + b x, with its weight."""
+
+    __slots__ = ("a", "b", "model", "scale", "t", "weight")
+
+    def __init__(self, model: Model, levels: _Level, weight: list[Any]) -> None:
+        read = model._reading(levels, "x0")
+        self.model, self.weight = model, weight
+        self.t, self.scale, self.a, self.b = (
+            np.broadcast_to(np.asarray(v, np.float64), len(levels.t)).tolist() for v in read
+        )
+
+
+class Plan:
+    """Noise levels, and how each of k models is asked and read there: computed for all levels at once.
+
+    ``t``, ``alpha``, ``rho``: floats, one a level.
+    """
+
+    def __init__(self, models: Sequence[Model], schedule: Schedule, times: Float64, B: int, *, asked: int) -> None:
+        level = _Level(schedule, times)
+        alpha = np.maximum(level.alpha, _LEAST_ALPHA)
+        self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
+        where = _Level(schedule, times[:asked])
+        self._models = [[_Leaf(leaf, where, w) for leaf, w in model._leaves(where, B)] for model in models]
+
+    def estimates(self, x: Any, i: int, given: Any) -> list[Sum]:
+        """x̂₀ of every model at (x, level i), each function called once; `given` is x as the functions take it."""
+        scaled = {1.0: given}
+        found = []
+        for leaves in self._models:
+            out: list[Any] = []
+            a: list[Any] = []
+            b, rest = 0.0, 1.0
+            for leaf in leaves:
+                weight = leaf.weight[i]
+                if _is(weight, 0):
+                    continue
+                scale = leaf.scale[i]
+                if scale not in scaled:
+                    scaled[scale] = ops.combine([given], [scale])
+                out.append(_plain(leaf.model._call(scaled[scale], leaf.t[i])))
+                a.append(weight * leaf.a[i])
+                b = b + weight * leaf.b[i]
+                rest = rest - weight
+            if np.max(np.abs(rest)) > 1e-9:  # the weight of a model whose score is 0
+                b = b + rest / self.alpha[i]
+            found.append(Sum([*out, x], [*a, b]))
+        return found
+
+
+class Run:
+    """k models along a grid of times, the state x ``(B, *event)``, the noise, and the memory for new states."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        schedule: Schedule,
+        grid: Float64,
+        x: Any,
+        *,
+        seed: int = 0,
+        first_sample: Any = 0,
+        asked: str | None = None,
+        denoise: bool = True,
+        guidance: Callable[[Any, Any, Any], Any] | None = None,
+        reuse: bool = True,
+    ) -> None:
+        self.models, self.schedule, self.x = models, schedule, x
+        self.seed, self.first_sample, self.denoise, self.guidance = seed, first_sample, denoise, guidance
+        self.steps = len(grid) - 1
+        self.plan = Plan(models, schedule, grid, x.shape[0], asked=self.steps)
+        self._asked = asked
+        self._level_of = {rho: i for i, rho in enumerate(self.plan.rho[:-1])}
+        self._others: dict[float, Plan] = {}
+        self._pool = _Pool(x) if reuse else None
+
+    def noise(self, step: int, draw: int) -> Noise:
+        """That of a step: the same bits for a sample wherever it stands in a batch."""
+        return Noise(self.seed, _STREAM | step << 8 | draw, self.first_sample)
+
+    def start_from_noise(self) -> None:
+        """x = σ z at the first level."""
+        z = self.noise(0, _START).like(self.x)
+        self.x = Sum([z], [self.plan.rho[0] * self.plan.alpha[0]]).evaluate(z)
+
+    def estimates(self, x: Any, plan: Plan, i: int) -> list[Sum]:
+        """x̂₀ of every model."""
+        return plan.estimates(x, i, x if self._asked is None else _namespace.cast_to(x, self._asked))
+
+    def estimate(self, x: Any, plan: Plan, i: int) -> Sum:
+        """x̂₀ of the one model, guided: the gradient g adds to the score of x, so (σ²/α) g to x̂₀."""
+        (x0,) = self.estimates(x, plan, i)
+        if self.guidance is None or plan.alpha[i] == _LEAST_ALPHA:  # nothing is known of the data yet
+            return x0
+        t = _namespace.full(x.shape[0], plan.t[i], x, _namespace.dtype_name(x))
+        with _gradients():
+            gradient = self.guidance(_plain(x), t, x0.evaluate(x))
+        if not _namespace.is_array(gradient) or tuple(gradient.shape) != tuple(x.shape):
+            raise ValueError(
+                f"guidance must return the shape of x, {tuple(x.shape)}; it returned {_described(gradient)}"
+            )
+        return x0 + Sum([_plain(gradient)], [plan.rho[i] ** 2 * plan.alpha[i]])
+
+    def begin(self, i: int, previous: Step | None, *, remembers: bool) -> Step:
+        """The step from level i, with the model asked at x."""
+        x0 = self.estimate(self.x, self.plan, i)
+        plan = self.plan
+        at = Step(self, i, plan.rho[i], Sum([self.x], [1 / plan.alpha[i]]), x0)
+        at.rho_next = plan.rho[i + 1]
+        at.last = at.rho_next == 0 or (self.denoise and i == self.steps - 1)
+        at.previous = previous
+        if remembers:
+            at.x0 = Sum([x0.evaluate(self.x, self._room())], [1.0])
+        return at
+
+    def look(self, at: Step, y: Sum, rho: float) -> Step:
+        """The step `at`, seen from y at level rho."""
+        plan, i = self.plan, self._level_of.get(rho, -1)
+        if i < 0:
+            if rho not in self._others:
+                t = np.array([self.schedule.time(-2 * math.log(rho))], np.float64)
+                self._others[rho] = Plan(self.models, self.schedule, t, self.x.shape[0], asked=1)
+            plan, i = self._others[rho], 0
+        x = self.evaluate(y, plan.alpha[i])
+        return at.seen_from(rho, Sum([x], [1 / plan.alpha[i]]), self.estimate(x, plan, i))
+
+    def evaluate(self, y: Sum, alpha: float) -> Any:
+        """x = α y"""
+        return (alpha * y).evaluate(self.x, self._room())
+
+    def advance(self, y: Sum, i: int) -> None:
+        """To the state α y at level i."""
+        self.x = self.evaluate(y, self.plan.alpha[i])
+
+    def is_pure_noise(self, i: int) -> bool:
+        """α = 0 at level i: y is not a number there, and the step out of it is `first_solver`'s."""
+        return bool(self.plan.alpha[i] == _LEAST_ALPHA)
+
+    def result(self) -> Any:
+        """The state in the dtype asked for."""
+        return self.x if self._asked is None else _namespace.cast_to(self.x, self._asked)
+
+    def _room(self) -> Any:
+        return None if self._pool is None else self._pool.take()
+
+
+class _Pool:
+    """Large arrays like x on the CPU, written to again once nobody else holds them: memory is dear when it is new."""
+
+    def __init__(self, x: Any) -> None:
+        on_cpu = isinstance(x, np.ndarray) or (_is_torch(x) and x.device.type == "cpu")
+        self._like = x if on_cpu and x.nbytes >= _REUSED else None
+        self._arrays: list[Any] = []
+
+    def take(self) -> Any:
+        if self._like is None:
+            return None
+        for j in range(len(self._arrays)):
+            if sys.getrefcount(self._arrays[j]) <= 2 and _sole_owner(self._arrays[j]):
+                return self._arrays[j]
+        made = _namespace.namespace(self._like).empty_like(self._like)
+        self._arrays.append(made)
+        return made
+
+
+def _sole_owner(array: Any) -> bool:
+    """Does no other tensor see this memory? NumPy's views hold the array itself."""
+    if isinstance(array, np.ndarray):
+        return True
+    torch = sys.modules["torch"]
+    storage = array.untyped_storage()
+    return bool(torch._C._storage_Use_Count(storage._cdata) <= 2)
+
+
+def _plain(array: Any) -> Any:
+    """A tensor without its history."""
+    return array.detach() if _is_torch(array) and array.requires_grad else array
+
+
+def without_gradients() -> contextlib.AbstractContextManager[Any]:
+    """What torch models compute in here is not recorded."""
+    return sys.modules["torch"].no_grad() if "torch" in sys.modules else contextlib.nullcontext()
+
+
+def _gradients() -> contextlib.AbstractContextManager[Any]:
+    return sys.modules["torch"].enable_grad() if "torch" in sys.modules else contextlib.nullcontext()
+
+
+def first_solver(solver: Any) -> DDIM:
+    """For the step out of pure noise, where y is not a number: with noise if the solver adds it."""
+    return DDIM(eta=1.0 if getattr(solver, "stochastic", False) else 0.0)
+
+
+def prepare(
+    models: Sequence[Any],
+    shape: Sequence[int],
+    *,
+    steps: int,
+    seed: int,
+    like: Any = None,
+    times: str | ArrayLike = "logsnr",
+    start: tuple[Any, float] | None = None,
+    first_sample: Any = 0,
+    first_step: int = 0,
+    schedule: Schedule | None = None,
+    name: str | None = None,
+    **settings: Any,
+) -> Run:
+    """The run of a sampler, its state at the beginning: noise, or what `start` says.
+
+    Everything that samplers check about their common arguments is checked here.
+    """
+    models = as_models(models, schedule or _common_schedule(models))
+    if name is not None:
+        models = [model._named(name) for model in models]
+    schedule = models[0].schedule
+    if schedule is None:
+        raise ValueError("sampling needs a schedule: Model(fn, predicts, schedule), or schedule=")
+    shape = tuple(map(operator.index, shape))
+    if len(shape) < 1 or min(shape) < 0:
+        raise ValueError(f"shape must be (B, *event), got {shape}")
+    t_max = min(model.t_max for model in models)
+    t_min = max(model.t_min for model in models)
+    x = like
+    if start is not None:
+        x, t = start
+        if not _namespace.is_array(x) or tuple(x.shape) != shape:
+            raise ValueError(f"start must be (x, t) with x of shape {shape}, got {_described(x)}")
+        if first_step == 0 and isinstance(times, str):
+            t_max = float(t)
+    grid = time_grid(times, steps, schedule, t_max, t_min, all(model.starts_at_pure_noise for model in models))
+    if not 0 <= first_step < len(grid):
+        raise ValueError(f"first_step must be from 0 to {len(grid) - 1}, got {first_step}")
+    if start is not None and not math.isclose(grid[first_step], t, rel_tol=1e-6, abs_tol=1e-12):
+        raise ValueError(f"start is at t = {t:g}, but step {first_step} begins at t = {grid[first_step]:g}")
+    if start is None and first_step:
+        raise ValueError("first_step needs start=(x, t), the state to go on from")
+    if x is not None and _namespace.dtype_name(x) not in _namespace.FLOATS:
+        what = "like" if start is None else "start"
+        raise TypeError(f"{what} must be one of {', '.join(_namespace.FLOATS)}, got {_namespace.dtype_name(x)}")
+    asked = _namespace.dtype_name(x) if x is not None and _namespace.dtype_name(x) in ("float16", "bfloat16") else None
+    state = _namespace.empty(shape, x, "float32" if asked or x is None else _namespace.dtype_name(x))
+    run = Run(models, schedule, grid, state, seed=seed, first_sample=first_sample, asked=asked, **settings)
+    if start is None:
+        run.start_from_noise()
+    else:
+        run.x = Sum([contiguous(start[0])], [1.0]).evaluate(state)
+    return run
