@@ -36,6 +36,7 @@ if _TYPE_CHECKING:
     from .model import Model as Model
     from .model import ModelCheck as ModelCheck
     from .model import check as check
+    from .model import guided as guided
     from .sampling import sample as sample
     from .simplex import SimplexDescent as SimplexDescent
     from .simplex import SimplexSolution as SimplexSolution
@@ -57,6 +58,7 @@ _LATER = {
     "Model": "model",
     "ModelCheck": "model",
     "check": "model",
+    "guided": "model",
     "sample": "sampling",
     "SimplexDescent": "simplex",
     "SimplexSolution": "simplex",
@@ -87,6 +89,7 @@ __all__ = [
     "fit_densities",
     "get_num_threads",
     "gram",
+    "guided",
     "minimize_on_simplex",
     "plot",
     "reference",

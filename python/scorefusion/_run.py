@@ -20,7 +20,7 @@ from . import _namespace, ops
 from ._arrays import _is_torch, contiguous
 from ._core import Noise
 from ._sum import Sum
-from .model import Model, _common_schedule, _described, _is, _Level, as_models
+from .model import Model, _common_schedule, _described, _is, _Level, _within, as_models
 from .schedule import Schedule
 from .solver import DDIM, Step
 
@@ -96,8 +96,11 @@ class Plan:
         level = _Level(schedule, times)
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
-        where = _Level(schedule, times[:asked])
-        self._models = [[_Leaf(leaf, where, w) for leaf, w in model._leaves(where, B)] for model in models]
+        where = [_Level(schedule, _within(times[:asked], schedule, model.outside, model._name)) for model in models]
+        self._models = [
+            [_Leaf(leaf, level, weight) for leaf, weight in model._leaves(level, B)]
+            for model, level in zip(models, where, strict=True)
+        ]
 
     def estimates(self, x: Any, i: int, given: Any) -> list[Sum]:
         """x̂₀ of every model at (x, level i), each function called once; `given` is x as the functions take it."""
@@ -118,7 +121,7 @@ class Plan:
                 a.append(weight * leaf.a[i])
                 b = b + weight * leaf.b[i]
                 rest = rest - weight
-            if np.max(np.abs(rest)) > 1e-9:  # the weight of a model whose score is 0
+            if np.any(np.abs(rest) > 1e-9) if _namespace.is_array(rest) else abs(rest) > 1e-9:  # of a score 0
                 b = b + rest / self.alpha[i]
             found.append(Sum([*out, x], [*a, b]))
         return found

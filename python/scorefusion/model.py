@@ -27,7 +27,7 @@ from . import _namespace
 from .reference import normal
 from .schedule import Discrete, Schedule
 
-__all__ = ["Fusion", "Linear", "Model", "ModelCheck", "as_models", "check"]
+__all__ = ["Fusion", "Linear", "Model", "ModelCheck", "as_models", "check", "guided"]
 
 KINDS = ("score", "epsilon", "x0", "v", "flow")
 _SLACK = 1e-6  # of t_max: how far beyond its range a t may lie, as float32 rounds it
@@ -163,13 +163,13 @@ class Model:
     def t_min(self) -> float:
         """The schedule's t_min, or where the model's range begins if that is later."""
         schedule = self._known_schedule("t_min")
-        return max(schedule.t_min, float(schedule.time(self.logsnr_range[1])))
+        return max(schedule.t_min, _snapped(float(schedule.time(self.logsnr_range[1])), schedule.t_min))
 
     @property
     def t_max(self) -> float:
         """The schedule's t_max, or where the model's range ends if that is earlier."""
         schedule = self._known_schedule("t_max")
-        return min(schedule.t_max, float(schedule.time(self.logsnr_range[0])))
+        return min(schedule.t_max, _snapped(float(schedule.time(self.logsnr_range[0])), schedule.t_max))
 
     @property
     def starts_at_pure_noise(self) -> bool:
@@ -311,7 +311,7 @@ class Fusion(Model):
     def _named(self, name: str) -> Fusion:
         named = copy.copy(self)
         named._name = name
-        named.models = [model._named(f"{name}.{model._name}") for model in self.models]
+        named.models = [model._named(f"{name}.models[{i}]") for i, model in enumerate(self.models)]
         return named
 
     def _linear(self, x: Any, level: _Level, wanted: str) -> Linear:
@@ -361,6 +361,27 @@ class Fusion(Model):
         if weights.ndim == 1:
             return [float(weight) for weight in weights]
         return [column if column.any() else 0.0 for column in weights.T]
+
+
+def guided(
+    conditional: Any, unconditional: Any, scale: float | Callable[[Any], Any], schedule: Schedule | None = None
+) -> Fusion:
+    """Classifier-free guidance as a model: s = s_un + scale (s_cond − s_un).
+
+    Args:
+        conditional: the model that knows what is wanted.
+        unconditional: the one that does not, or that knows what is not wanted. Not called where the scale is 1.
+        scale: a number, or a function of t, which is a float or ``(B,)``.
+        schedule: that of t and x, by default the models' common one.
+
+    Each branch of a `Fusion` may be guided by itself, or the fusion as a whole.
+    """
+    weights = (lambda t: _guidance_weights(scale(t))) if callable(scale) else _guidance_weights(scale)
+    return Fusion([conditional, unconditional], weights, schedule)
+
+
+def _guidance_weights(scale: Any) -> Any:
+    return np.stack([np.asarray(scale, np.float64), 1 - np.asarray(scale, np.float64)], axis=-1)
 
 
 def as_models(models: Sequence[Any], schedule: Schedule | None = None) -> list[Model]:
@@ -502,6 +523,11 @@ def _starts_noisy(schedule: Schedule) -> bool:
 @functools.lru_cache(maxsize=64)
 def _logsnr_range(schedule: Schedule) -> tuple[float, float]:
     return float(schedule.logsnr(schedule.t_max)), float(schedule.logsnr(0.0)) if _starts_noisy(schedule) else math.inf
+
+
+def _snapped(t: float, end: float) -> float:
+    """The end of a schedule where t is that but for rounding."""
+    return end if math.isclose(t, end, rel_tol=1e-12) else t
 
 
 def _as_time(t: Any, x: Any) -> Any:
