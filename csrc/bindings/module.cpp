@@ -11,6 +11,7 @@
 #include "../ops/call.h"
 #include "../ops/python.h"
 #include "simplex.h"
+#include "statistics.h"
 
 namespace py = pybind11;
 using namespace scorefusion;
@@ -90,6 +91,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
 
   define_simplex(m);
+  define_statistics(m);
 
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));

@@ -3,7 +3,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -73,6 +73,8 @@ class SimplexDescent:
     @property
     def weights(self) -> numpy.typing.NDArray[numpy.float64]:
         ...
+def add_rows(G: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], scale: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], shift: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], cell: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], sums: numpy.typing.NDArray[numpy.float64]) -> int:
+    ...
 def combine(u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
     ...
 def combine_gram(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:

@@ -27,7 +27,12 @@ def is_array(value: Any) -> bool:
 
 
 def dtype_name(array: Any) -> str:
-    return str(array.dtype).removeprefix("torch.")
+    return _name_of(array.dtype)
+
+
+@functools.cache
+def _name_of(dtype: Any) -> str:  # kept: NumPy takes 2 µs to say it
+    return str(dtype).removeprefix("torch.")
 
 
 def framework_of(array: Any) -> str:
@@ -116,7 +121,9 @@ def full(B: int, value: float, x: Any, dtype: str) -> Any:
     if _is_torch(x):  # made there: a copy from the host would wait
         torch = sys.modules["torch"]
         return torch.full((B,), value, dtype=getattr(torch, dtype), device=x.device)
-    return like(np.full(B, value), x, dtype)
+    values = np.empty(B, dtype)
+    values.fill(value)
+    return values if isinstance(x, np.ndarray) else like(values, x, dtype)
 
 
 def cast_to(array: Any, dtype: str) -> Any:

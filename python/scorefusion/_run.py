@@ -7,6 +7,7 @@ is computed once, for all levels at a time, so a step costs little beyond the mo
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import operator
 import sys
@@ -19,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from . import _namespace, ops
 from ._arrays import _is_torch, contiguous
 from ._core import Noise
-from ._sum import Sum
+from ._sum import Sum, evaluate
 from .model import Model, _common_schedule, _described, _is, _Level, _within, as_models
 from .schedule import Schedule
-from .solver import DDIM, Step
+from .solver import DDIM, X0, X0_BEFORE, Step, Y, Z
 
 Float64 = NDArray[np.float64]
 
@@ -73,58 +74,102 @@ def time_grid(
     return np.concatenate([first, grid])
 
 
-class _Leaf:
-    """A function and how it is read at every level: x̂₀ = a·fn(scale·x, t) + b x, with its weight."""
+class _Reading:
+    """One function at every level: it is asked at scale·x and t, and c·out is its share of x̂₀."""
 
-    __slots__ = ("a", "b", "model", "scale", "t", "weight")
+    __slots__ = ("asked", "c", "model", "scale", "t")
 
-    def __init__(self, model: Model, levels: _Level, weight: list[Any]) -> None:
-        read = model._reading(levels, "x0")
-        self.model, self.weight = model, weight
-        self.t, self.scale, self.a, self.b = (
-            np.broadcast_to(np.asarray(v, np.float64), len(levels.t)).tolist() for v in read
-        )
+    def __init__(self, model: Model, t: list[float], scale: list[float], c: list[Any]) -> None:
+        self.model, self.t, self.scale, self.c = model, t, scale, c
+        self.asked = [not _is(c_i, 0) for c_i in c]
 
 
 class Plan:
     """Noise levels, and how each of k models is asked and read there: computed for all levels at once.
 
-    ``t``, ``alpha``, ``rho``: floats, one a level.
+    ``t``, ``alpha``, ``rho``: floats, one a level. Models are asked at the first `asked` of the times alone.
     """
 
     def __init__(self, models: Sequence[Model], schedule: Schedule, times: Float64, B: int, *, asked: int) -> None:
         level = _Level(schedule, times)
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
-        where = [_Level(schedule, _within(times[:asked], schedule, model.outside, model._name)) for model in models]
-        self._models = [
-            [_Leaf(leaf, level, weight) for leaf, weight in model._leaves(level, B)]
-            for model, level in zip(models, where, strict=True)
-        ]
+        self.per_sample = False  # are there coefficients of each sample?
+        self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
+
+    def _readings(
+        self, model: Model, schedule: Schedule, times: Float64, alpha: Float64, B: int
+    ) -> tuple[list[_Reading], list[Any]]:
+        """The functions of a model, and the coefficient b of x in x̂₀ = Σ c out + b x, at every level."""
+        levels = _Level(schedule, _within(times, schedule, model.outside, model._name))
+        readings = []
+        b: Any = 0.0
+        rest: Any = 1.0  # the weight of a model whose score is 0
+        for leaf, weights in model._leaves(levels, B):
+            t, scale, a_leaf, b_leaf = (np.broadcast_to(v, len(times)) for v in leaf._reading(levels, "x0"))
+            weight = _table(weights)
+            if weight.ndim == 2:
+                self.per_sample, a_leaf, b_leaf = True, a_leaf[:, None], b_leaf[:, None]
+            readings.append(_Reading(leaf, t.tolist(), scale.tolist(), _rows(weight * a_leaf)))
+            b, rest = _plus(b, weight * b_leaf), _plus(rest, -weight)
+        share = np.where(np.abs(rest) > 1e-9, rest, 0.0)
+        return readings, _rows(_plus(b, share / (alpha[:, None] if np.ndim(share) == 2 else alpha)))
 
     def estimates(self, x: Any, i: int, given: Any) -> list[Sum]:
-        """x̂₀ of every model at (x, level i), each function called once; `given` is x as the functions take it."""
+        """x̂₀ of every model at (x, level i), x last; each function is called once, with x as it takes it, `given`."""
         scaled = {1.0: given}
         found = []
-        for leaves in self._models:
-            out: list[Any] = []
-            a: list[Any] = []
-            b, rest = 0.0, 1.0
-            for leaf in leaves:
-                weight = leaf.weight[i]
-                if _is(weight, 0):
-                    continue
-                scale = leaf.scale[i]
-                if scale not in scaled:
-                    scaled[scale] = ops.combine([given], [scale])
-                out.append(_plain(leaf.model._call(scaled[scale], leaf.t[i])))
-                a.append(weight * leaf.a[i])
-                b = b + weight * leaf.b[i]
-                rest = rest - weight
-            if np.any(np.abs(rest) > 1e-9) if _namespace.is_array(rest) else abs(rest) > 1e-9:  # of a score 0
-                b = b + rest / self.alpha[i]
-            found.append(Sum([*out, x], [*a, b]))
+        for readings, b in self._models:
+            out, c = [], []
+            for reading in readings:
+                if reading.asked[i]:
+                    scale = reading.scale[i]
+                    if scale not in scaled:
+                        scaled[scale] = ops.combine([given], [scale])
+                    out.append(_plain(reading.model._call(scaled[scale], reading.t[i])))
+                    c.append(reading.c[i])
+            out.append(x)
+            c.append(b[i])
+            found.append(Sum(out, c))
         return found
+
+
+def _table(weights: list[Any]) -> Float64:
+    """``(levels,)``, or ``(levels, B)`` where a level has weights of its samples."""
+    if not any(map(_namespace.is_array, weights)):
+        return np.array(weights, np.float64)
+    return np.stack(np.broadcast_arrays(*weights))
+
+
+def _plus(a: Any, b: Any) -> Any:
+    """The sum of two tables."""
+    if np.ndim(a) == 1 and np.ndim(b) == 2:
+        a = a[:, None]
+    return a + (b[:, None] if np.ndim(a) == 2 and np.ndim(b) == 1 else b)
+
+
+def _rows(table: Any) -> list[Any]:
+    """A float or ``(B,)`` for each level."""
+    rows: list[Any] = table.tolist() if table.ndim == 1 else list(table)
+    return rows
+
+
+class Coefficients:
+    """The steps of a solver that never looks: x′ = y·x + x0·x̂₀ + before·x̂₀₋ + z·z, floats for each level."""
+
+    def __init__(self, solver: Any, plan: Plan, first: int, denoise: bool) -> None:
+        rho, alpha = np.array(plan.rho), np.array(plan.alpha)
+        last = rho[1:] == 0
+        last[-1] |= denoise
+        table = np.empty((4, len(rho) - 1))
+        for solve, where in ((solver, slice(None)), (first_solver(solver), alpha[:-1] == _LEAST_ALPHA)):
+            with np.errstate(all="ignore"):
+                y = solve.step(Step.of_all_levels(rho, first, last)).merged()
+            for row, operand in zip(table, (Y, X0, X0_BEFORE, Z), strict=True):
+                row[where] = np.broadcast_to(y.c[y.u.index(operand)] if operand in y.u else 0.0, len(row))[where]
+        table *= alpha[1:]
+        table[0] /= alpha[:-1]
+        self.y, self.x0, self.before, self.z = table.tolist()
 
 
 class Run:
@@ -178,19 +223,38 @@ class Run:
             raise ValueError(
                 f"guidance must return the shape of x, {tuple(x.shape)}; it returned {_described(gradient)}"
             )
-        return x0 + Sum([_plain(gradient)], [plan.rho[i] ** 2 * plan.alpha[i]])
+        return Sum([_plain(gradient)], [plan.rho[i] ** 2 * plan.alpha[i]]) + x0
 
-    def begin(self, i: int, previous: Step | None, *, remembers: bool) -> Step:
-        """The step from level i, with the model asked at x."""
-        x0 = self.estimate(self.x, self.plan, i)
+    def steps_of(self, solver: Any, first: int) -> Callable[[int, Sum, Any], None]:
+        """The function that takes the state from level i to the next, given i, x̂₀ and x̂₀ as it was the step before."""
+        if getattr(solver, "all_levels", False):
+            return functools.partial(self._advance, Coefficients(solver, self.plan, first, self.denoise))
+        return functools.partial(self._step, solver)
+
+    def _advance(self, table: Coefficients, i: int, x0: Sum, before: Any) -> None:
+        share = table.x0[i]
+        u, c = x0.u.copy(), [share * a for a in x0.c]
+        c[-1] = c[-1] + table.y[i]  # x, which x̂₀ has last
+        if table.before[i] != 0.0:
+            u.append(before)
+            c.append(table.before[i])
+        if table.z[i] != 0.0:
+            u.append(self.noise(i, 0))
+            c.append(table.z[i])
+        self.x = evaluate(u, c, self.x, self._room())
+
+    def _step(self, solver: Any, i: int, x0: Sum, before: Any) -> None:
         plan = self.plan
         at = Step(self, i, plan.rho[i], Sum([self.x], [1 / plan.alpha[i]]), x0)
         at.rho_next = plan.rho[i + 1]
         at.last = at.rho_next == 0 or (self.denoise and i == self.steps - 1)
-        at.previous = previous
-        if remembers:
-            at.x0 = Sum([x0.evaluate(self.x, self._room())], [1.0])
-        return at
+        if before is not None:
+            at.previous = Step(self, i - 1, plan.rho[i - 1], Sum([], []), Sum([before], [1.0]))
+        self.x = self.evaluate((first_solver(solver) if self.is_pure_noise(i) else solver).step(at), plan.alpha[i + 1])
+
+    def stored(self, x0: Sum) -> Sum:
+        """x̂₀ in memory, x after it with coefficient 0."""
+        return Sum([x0.evaluate(self.x, self._room()), self.x], [1.0, 0.0])
 
     def look(self, at: Step, y: Sum, rho: float) -> Step:
         """The step `at`, seen from y at level rho."""
@@ -206,10 +270,6 @@ class Run:
     def evaluate(self, y: Sum, alpha: float) -> Any:
         """x = α y"""
         return (alpha * y).evaluate(self.x, self._room())
-
-    def advance(self, y: Sum, i: int) -> None:
-        """To the state α y at level i."""
-        self.x = self.evaluate(y, self.plan.alpha[i])
 
     def is_pure_noise(self, i: int) -> bool:
         """α = 0 at level i: y is not a number there, and the step out of it is `first_solver`'s."""

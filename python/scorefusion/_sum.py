@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from . import _namespace, ops
@@ -20,8 +19,8 @@ class Sum:
     __slots__ = ("c", "u")
     __array_ufunc__ = None  # so that np.float64(2) * Sum comes to __rmul__
 
-    def __init__(self, u: Sequence[Any] = (), c: Sequence[Any] = ()) -> None:
-        self.u, self.c = list(u), list(c)
+    def __init__(self, u: list[Any], c: list[Any]) -> None:
+        self.u, self.c = u, c
 
     def __add__(self, other: Sum) -> Sum:
         return Sum(self.u + other.u, self.c + other.c)
@@ -42,37 +41,30 @@ class Sum:
 
     def merged(self) -> Sum:
         """Every operand once, those with coefficient 0 left out."""
-        at: dict[int, int] = {}
-        u: list[Any] = []
-        c: list[Any] = []
-        for u_j, c_j in zip(self.u, self.c, strict=True):
-            j = at.setdefault(id(u_j), len(u))
-            if j == len(u):
-                u.append(u_j)
-                c.append(c_j)
-            else:
-                c[j] = c[j] + c_j
-        kept = [j for j, c_j in enumerate(c) if not (isinstance(c_j, float) and c_j == 0.0)]
-        if len(kept) < len(c):
-            u, c = [u[j] for j in kept], [c[j] for j in kept]
-        merged = Sum()
-        merged.u, merged.c = u, c
-        return merged
+        total: dict[int, Any] = {}
+        for u, c in zip(map(id, self.u), self.c, strict=True):
+            total[u] = total[u] + c if u in total else c
+        operands = dict(zip(map(id, self.u), self.u, strict=True))
+        kept = [u for u, c in total.items() if not (isinstance(c, float) and c == 0.0)]
+        return Sum([operands[u] for u in kept], [total[u] for u in kept])
 
     def evaluate(self, x: Any, out: Any = None) -> Any:
         """The sum in x's dtype, written into `out` where that is given."""
-        self = self.merged()
-        if not any(u.dtype == x.dtype for u in self.u if type(u) is not Noise):
-            self.u.append(x)
-            self.c.append(0.0)
-        total = None
-        for first in range(0, len(self.u), _MOST - 1):  # seldom more than once
-            u, c = self.u[first : first + _MOST - 1], self.c[first : first + _MOST - 1]
-            total = _combine([*u, total] if first else u, [*c, 1.0] if first else c, out)
-        return total
+        merged = self.merged()
+        return evaluate(merged.u, merged.c, x, out)
 
 
-def _combine(u: list[Any], c: list[Any], out: Any) -> Any:
-    if all(isinstance(c_j, float) for c_j in c):
-        return ops.combine(u, c, out=out)
-    return _namespace.combine(u, c, out)
+def evaluate(u: list[Any], c: list[Any], x: Any, out: Any = None) -> Any:
+    """Σ_j c_j u_j in x's dtype, written into `out` where that is given."""
+    for u_j in u:
+        if u_j is x or (type(u_j) is not Noise and u_j.dtype == x.dtype):
+            break
+    else:
+        u, c = [*u, x], [*c, 0.0]
+    if len(u) > _MOST:
+        u, c = [evaluate(u[:_MOST], c[:_MOST], x), *u[_MOST:]], [1.0, *c[_MOST:]]
+        return evaluate(u, c, x, out)
+    for c_j in c:
+        if type(c_j) is not float:
+            return _namespace.combine(u, c, out)
+    return ops.combine(u, c, out=out)

@@ -28,7 +28,7 @@ from . import _files, _namespace, ops
 from ._arrays import _is_torch
 from ._core import Noise
 from ._progress import Progress
-from .model import Linear, Model, _common_schedule, _Level, as_models
+from .model import Model, _common_schedule, _is, _Level, as_models
 from .reference import philox4x32
 from .schedule import EDM, Schedule
 from .statistics import Nodes, NotFinite, Quadratic, Statistics, minimize, quadratic
@@ -775,6 +775,7 @@ def _range(models: Sequence[Model], schedule: Schedule, t_range: Any, logsnr_ran
 class _Rows(NamedTuple):
     """All rows of a block of b data, draw after draw: row j·b + i is draw j of datum i. On the host."""
 
+    level: _Level  # of each pair of draws, (draws/2, b)
     t: Float64  # (rows,)
     alpha: Float64
     sigma: Float64
@@ -783,6 +784,14 @@ class _Rows(NamedTuple):
     datum: Any  # (rows,) int64
     bin: Any  # (rows,) int64
     weight: Float64  # (rows,): w/σ²
+
+    def both(self, values: Any) -> Any:
+        """A number, or one for each pair, for both of its draws: ``(rows,)``."""
+        return _both(values, self.level)
+
+
+def _both(values: Any, level: _Level) -> Any:
+    return np.repeat(np.broadcast_to(values, level.t.shape), 2, axis=0).reshape(-1)
 
 
 class _Sampler:
@@ -820,13 +829,13 @@ class _Sampler:
         else:
             t = self.schedule.time(self.edges[-1] + (self.edges[0] - self.edges[-1]) * share)
             t = np.clip(t, self.low, self.high)
-        alpha, sigma, weight = self.schedule.alpha(t), self.schedule.sigma(t), self._weight(t)
-        bin = np.searchsorted(self.edges[1:-1], self.schedule.logsnr(t), side="right")
+        level = _Level(self.schedule, t)
+        bin = np.searchsorted(self.edges[1:-1], level.logsnr, side="right")
+        weight = self._weight(t.reshape(-1)).reshape(t.shape)
+        t, alpha, sigma, ids, bin, weight = (_both(v, level) for v in (t, level.alpha, level.sigma, ids, bin, weight))
         sign = np.repeat(np.tile([1.0, -1.0], pairs), b)
         datum = np.tile(first + np.arange(b), self.draws)
-        both = (np.repeat(v, 2, axis=0).reshape(-1) for v in (t, alpha, sigma, ids, bin, weight))
-        t, alpha, sigma, ids, bin, weight = both
-        return _Rows(t, alpha, sigma, sign, ids, datum, bin, weight)
+        return _Rows(level, t, alpha, sigma, sign, ids, datum, bin, weight)
 
     def _weight(self, t: Float64) -> Float64:
         if self.weighting == "sigma2":
@@ -924,7 +933,7 @@ def _hash(x: Any, before: str = "") -> str:
 class _Position(NamedTuple):
     """How far a pass is. One object, so that Ctrl-C finds all of it old or all of it new."""
 
-    total: Statistics  # of the blocks that are complete
+    parts: tuple[Statistics, ...]  # of the blocks that are complete
     block: Statistics  # of the one that is not
     blocks: int  # complete ones
     digest: str  # of the complete blocks, where data come from a loader
@@ -939,7 +948,7 @@ class _Run:
     ) -> None:
         self.models, self.sampler, self.settings, self.source = models, sampler, settings, source
         self.batch_size, self.shown = batch_size, shown
-        self.position = _Position(self._empty(), self._empty(), 0, "", "")
+        self.position = _Position((), self._empty(), 0, "", "")
         self.cost = _Cost()
         self.kept: tuple[Any, Any] = None, None  # the ε of which pair
 
@@ -958,14 +967,14 @@ class _Run:
             raise
         if self.cost.evaluations > known:
             self._save()
-        return self.position.total, self._cost_now()
+        return self._total(), self._cost_now()
 
     def _blocks(self, resumed: _Position) -> None:
         n = self.source.n
         total = None if n is None else (self.source.share[1] - self.source.share[0]) * self.settings.draws
         digest, count = "", 0
         with Progress("fit", total, "evaluations", silent=not self.shown) as progress:
-            progress.advance(resumed.total.rows + resumed.block.rows)
+            progress.advance(sum(part.rows for part in (*resumed.parts, resumed.block)))
             touched = resumed.blocks + (resumed.block.rows > 0)
             for first, x0 in self.source.blocks():
                 count += 1
@@ -977,15 +986,15 @@ class _Run:
                     continue
                 self.position = self.position._replace(reading=digest)
                 self._block(first, x0, progress)
-                merged = self.position.total.merge(self.position.block)
-                self.position = _Position(merged, self._empty(), count, digest, digest)
+                parts = self._joined((*self.position.parts, self.position.block))
+                self.position = _Position(parts, self._empty(), count, digest, digest)
             if count < touched:
                 raise self._foreign("data")
 
     def _block(self, first: int, x0: Any, progress: Progress) -> None:
         b = int(x0.shape[0])
         rows = self.sampler.rows(first, b)
-        here = _Placed(rows, x0)
+        here = _Placed(rows, x0, self.models)
         begin = self.position.block.rows
         try:
             for low in range(begin, b * self.settings.draws, self.batch_size):
@@ -1005,26 +1014,16 @@ class _Run:
 
     def _batch(self, x0: Any, rows: _Rows, here: _Placed, at: slice, n: int) -> None:
         epsilon = self._noise(x0, here, at, n)
-        x = ops.combine([x0, epsilon], here.coefficients[at])
+        x = ops.combine([x0, epsilon], here.noising[at])
+        target = epsilon if here.target is None else ops.combine([x0, epsilon], here.target[at])
         if self.settings.targets == "posterior":
-            epsilon = _posterior_noise(self.source.data, x0, epsilon, rows, at)
-        level = _Level(self.sampler.schedule, here.t[at])  # one for all models: what it computes it keeps
-        u, scale, shift = [], [], []
-        for model in self.models:
-            wanted = "score" if model.predicts == "score" else "epsilon"
-            factor = here.sigma[at] if wanted == "score" else -1.0
-            linear = model._linear(x, level, wanted)
-            if len(linear.out) != 1:  # a fusion
-                linear = Linear((linear.evaluate(x),), (1.0,), 0.0)
-            u.append(linear.out[0])
-            scale.append(factor * linear.a[0])
-            shift.append(factor * linear.b if _namespace.is_array(linear.b) or linear.b != 0 else 0.0)
-        if any(_namespace.is_array(b) or b != 0 for b in shift):
+            target = _posterior_target(self.source.data, x0, epsilon, target, rows, at)
+        u = [ask(x, at) for ask in here.questions]
+        shift = None if here.shift is None else here.shift[at]
+        if shift is not None:
             u.append(x)
-        else:
-            shift = []
         block = self.position.block
-        block._add([*u, epsilon], scale, shift, rows.sign[at], rows.datum[at], rows.bin[at], rows.weight[at])
+        block._add([*u, target], here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at])
         count = at.stop - at.start
         self.cost = _Cost(self.cost.model_calls + len(self.models), self.cost.evaluations + count, self.cost.seconds)
 
@@ -1046,6 +1045,16 @@ class _Run:
 
     def _empty(self) -> Statistics:
         return Statistics(self.settings.k, len(self.settings.edges) - 1)
+
+    def _joined(self, parts: tuple[Statistics, ...]) -> tuple[Statistics, ...]:
+        """All in one when the later ones hold as much as the first: so that sums are moved a few times, however many
+        blocks there are."""
+        if sum(len(part._fold().start) for part in parts[1:]) < len(parts[0]._fold().start):
+            return parts
+        return (self._empty()._with([part._fold() for part in parts]),)
+
+    def _total(self) -> Statistics:
+        return self._empty()._with([self._empty()._fold(), *(part._fold() for part in self.position.parts)])
 
     def _cost_now(self) -> _Cost:
         return replace(self.cost, seconds=self.cost.seconds + time.perf_counter() - self.begin)
@@ -1072,7 +1081,7 @@ class _Run:
             other += [key for key in mine if key != "settings" and mine[key] != theirs.get(key)]
             raise self._foreign(", ".join(other) or "settings")
         total, block = (_statistics_of(self.settings, arrays, name) for name in ("total_", "block_"))
-        self.position = _Position(total, block, meta["blocks"], meta["digest"], meta["reading"])
+        self.position = _Position((total,), block, meta["blocks"], meta["digest"], meta["reading"])
         self.cost = _Cost(**meta["cost"])
         return self.position
 
@@ -1085,13 +1094,15 @@ class _Run:
     def _save(self, interrupted: bool = False) -> None:
         if self.checkpoint is None:
             return
-        position = self.position
+        total = self._total()
+        self.position = position = self.position._replace(parts=(total,))
         try:
-            arrays = {**_arrays_of(position.total, "total_"), **_arrays_of(position.block, "block_")}
+            block = _arrays_of(position.block, "block_")
         except NotFinite:  # go on before this block, when the model is repaired
             assert interrupted
             position = position._replace(block=self._empty())
-            arrays = {**_arrays_of(position.total, "total_"), **_arrays_of(position.block, "block_")}
+            block = _arrays_of(position.block, "block_")
+        arrays = {**_arrays_of(total, "total_"), **block}
         meta = {
             "identity": self._identity(),
             "blocks": position.blocks,
@@ -1104,16 +1115,39 @@ class _Run:
 
 
 class _Placed:
-    """What the operations want of a block's rows, where x lies; sent there once."""
+    """A block's rows as the operations want them: made once, and sent once to where x lies.
 
-    def __init__(self, rows: _Rows, x: Any) -> None:
+    With r_i = ±(scale_i u_i + shift_i x) + ε for what the networks return, u_i, a shift that all have in common goes
+    into the target, ε ± shift x = (1 + σ shift) ε ± α shift x₀. Mostly none is left, and x not among the operands.
+    """
+
+    def __init__(self, rows: _Rows, x: Any, models: Sequence[Model]) -> None:
+        def placed(values: Any, dtype: str = "float64") -> Any:
+            return values if self.on_host else _namespace.like(values, x, dtype)
+
         self.on_host = _namespace.on_host(x)
-        coefficients = np.stack([rows.alpha, rows.sign * rows.sigma], axis=1)
-        if self.on_host:
-            self.coefficients, self.ids, self.t, self.sigma = coefficients, rows.ids, rows.t, rows.sigma
-            return
-        self.coefficients, self.t = (_namespace.like(v, x, "float64") for v in (coefficients, rows.t))
-        self.ids, self.sigma = _namespace.like(rows.ids, x, "int64"), _namespace.like(rows.sigma, x, "float64")
+        self.ids = placed(rows.ids, "int64")
+        self.noising = placed(np.stack([rows.alpha, rows.sign * rows.sigma], axis=1))  # α, ±σ
+        self.questions, scale, shift = [], [], []
+        for model in models:
+            wanted, factor = ("score", rows.level.sigma) if model.predicts == "score" else ("epsilon", -1.0)
+            reading = model._reading(rows.level, wanted)
+            scale.append(rows.sign * rows.both(factor * reading.a))
+            shift.append(rows.both(factor * reading.b))
+            times = model._times(rows.both(reading.t), model._theirs(x))
+            state = None if _is(reading.scale, 1) else placed(rows.both(reading.scale)[:, None])
+            self.questions.append(functools.partial(_asked, model, times, state))
+        self.scale, common, self.target, self.shift = np.stack(scale, axis=1), shift[0], None, None
+        if common.any():
+            self.target = placed(np.stack([rows.sign * rows.alpha * common, 1 + rows.sigma * common], axis=1))
+        if any(not np.array_equal(each, common) for each in shift):
+            self.shift = np.stack([rows.sign * (each - common) for each in shift], axis=1)
+
+
+def _asked(model: Model, times: Any, scale: Any, x: Any, at: slice) -> Any:
+    """What the model's function returns for these rows of a block."""
+    x = x if scale is None else ops.combine([x], scale[at])
+    return model._ask(x, model._theirs(x), times[at])
 
 
 def _taken(x0: Any, low: int, high: int, b: int) -> Any:
@@ -1126,10 +1160,10 @@ def _taken(x0: Any, low: int, high: int, b: int) -> Any:
     return x0[_namespace.namespace(x0).arange(low, high) % b]
 
 
-def _posterior_noise(data: Any, x0: Any, noise: Any, rows: _Rows, at: slice) -> Any:
-    """The mean of ε given x_t, were x₀ any of the n data alike: ε + (α/σ)(x₀ − Σ_i w_i x_i), in float64
+def _posterior_target(data: Any, x0: Any, noise: Any, target: Any, rows: _Rows, at: slice) -> Any:
+    """The mean of the target given x_t, were x₀ any of the n data alike: it + (α/σ)(x₀ − Σ_i w_i x_i), in float64
 
-    with w = softmax_i(−‖x_t − α x_i‖²/2σ²). Where one datum is plausible alone this is ε itself, to the last bit.
+    with w = softmax_i(−‖x_t − α x_i‖²/2σ²). Where one datum is plausible alone this is the target itself.
     """
     alpha, sigma = rows.alpha[at, None], (rows.sign * rows.sigma)[at, None]
     with _namespace.with_float64(data):
@@ -1144,7 +1178,7 @@ def _posterior_noise(data: Any, x0: Any, noise: Any, rows: _Rows, at: slice) -> 
         w = xp.exp(logits - (logits.max(1).values if _is_torch(logits) else logits.max(1))[:, None])
         mean = ((w @ every) / w.sum(-1)[:, None]).reshape(x0.shape)
     share = alpha / sigma
-    return ops.combine([x0, noise, mean], np.concatenate([share, np.ones_like(share), -share], axis=1))
+    return ops.combine([x0, target, mean], np.concatenate([share, np.ones_like(share), -share], axis=1))
 
 
 def _gathered(run: _Run, checkpoint: Any, begin: float, group: Any) -> tuple[Statistics, _Cost]:

@@ -50,13 +50,17 @@ class Linear(NamedTuple):
         return _namespace.combine([*self.out, x], [*self.a, self.b])
 
 
-class Reading(NamedTuple):
-    """A prediction as a out + b x, where out = fn(scale·x, t): floats, or arrays ``(B,)`` or of many levels."""
+class _Reading(NamedTuple):
+    """How a network is read: `wanted` = a fn(scale x, time(t)) + b x; floats, or float64 arrays, one for each level."""
 
     t: Any
     scale: Any
     a: Any
     b: Any
+
+    def scaled(self, x: Any) -> Any:
+        """The state that the network is given."""
+        return x if _is(self.scale, 1) else _namespace.combine([x], [self.scale])
 
 
 class Model:
@@ -193,16 +197,14 @@ class Model:
         return self.schedule
 
     def _linear(self, x: Any, level: _Level, wanted: str) -> Linear:
-        read = self._reading(level, wanted)
-        x1 = x if _is(read.scale, 1) else _namespace.combine([x], [read.scale])
-        return Linear((self._call(x1, read.t),), (read.a,), read.b)
+        reading = self._reading(level, wanted)
+        return Linear((self._call(reading.scaled(x), reading.t),), (reading.a,), reading.b)
 
-    def _reading(self, level: _Level, wanted: str) -> Reading:
-        """How the function is asked at this level, or at many, and how its answer is read."""
+    def _reading(self, level: _Level, wanted: str) -> _Reading:
         if level.schedule is None:
             if wanted != self.predicts:
                 self._known_schedule(wanted)
-            return Reading(level.t, 1.0, 1.0, 0.0)
+            return _Reading(level.t, 1.0, 1.0, 0.0)
         native = self._native or level.schedule
         own = level.at(native, self.outside, self._name)
         scale: Any = 1.0
@@ -222,25 +224,37 @@ class Model:
             b = b * scale
         if not (_finite(a) and _finite(b)):
             raise ValueError(f"{self._name} predicts {self.predicts}, from which {wanted} does not follow at α = 0")
-        return Reading(own.t, scale, a, b)
+        return _Reading(own.t, scale, a, b)
 
     def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, list[Any]]]:
         """The models that have functions, each with its weight at every one of the levels, a float or ``(B,)``."""
         return [(self, [1.0] * len(levels.t))]
 
     def _call(self, x: Any, t: Any) -> Any:
+        """What fn returns at t, a float or ``(B,)``."""
+        theirs = self._theirs(x)
+        return self._ask(x, theirs, self._times(t, theirs))
+
+    def _theirs(self, x: Any) -> Any:
+        """x in the framework of fn."""
+        return x if self.framework is None else _namespace.bring(x, self.framework)
+
+    def _times(self, t: Any, theirs: Any) -> Any:
+        """t for each sample of `theirs`, as fn gets it before `time`, in memory of its own: fn may write there."""
+        dtype = "float64" if _namespace.dtype_name(theirs) == "float64" else "float32"
+        if not _namespace.is_array(t):
+            return _namespace.full(theirs.shape[0], t, theirs, dtype)
+        t = t + 0
+        if not isinstance(t, np.ndarray):
+            t = _namespace.bring(t, _namespace.framework_of(theirs))
+        return _namespace.like(t, theirs, dtype)
+
+    def _ask(self, x: Any, theirs: Any, times: Any) -> Any:
         """What fn returns, as an array of x's framework; checked."""
-        theirs = x if self.framework is None else _namespace.bring(x, self.framework)
-        dtype = "float64" if _namespace.dtype_name(x) == "float64" else "float32"
-        dtype = "float32" if _namespace.dtype_name(theirs) == "float32" else dtype  # JAX may know no float64
-        if _namespace.is_array(t):
-            t = t + 0  # fn may write into its own
-            if not isinstance(t, np.ndarray):
-                t = _namespace.bring(t, _namespace.framework_of(theirs))
-            times = _namespace.like(t, theirs, dtype)
-        else:
-            times = _namespace.full(x.shape[0], t, theirs, dtype)
         out = self.fn(theirs, times if self.time is None else self.time(times))
+        as_x = type(out) is type(x) and out.shape == x.shape and out.dtype == x.dtype
+        if as_x and getattr(out, "device", None) == getattr(x, "device", None):  # nearly always
+            return out
         if not _namespace.is_array(out):
             raise TypeError(
                 f"{self._name} must return an array like x, {tuple(x.shape)}; it returned {_described(out)}"
@@ -254,7 +268,7 @@ class Model:
             raise TypeError(f"{self._name} must return one of {floats}; it returned {_namespace.dtype_name(out)}")
         if _namespace.framework_of(out) != _namespace.framework_of(x):
             return _namespace.bring(out, _namespace.framework_of(x))
-        if str(getattr(out, "device", "")) != str(getattr(x, "device", "")):
+        if getattr(out, "device", None) != getattr(x, "device", None):
             raise ValueError(f"{self._name} must return an array on x's device, {x.device}; it is on {out.device}")
         return out
 
@@ -344,6 +358,16 @@ class Fusion(Model):
                 for leaf, share in model._leaves(levels, B):
                     leaves.append((leaf, [w * v for w, v in zip(weights, share, strict=True)]))
         return leaves
+
+    def _reading(self, level: _Level, wanted: str) -> _Reading:
+        """As a network that returns what `predicts` says."""
+        return _Reading(level.t, 1.0, *_conversion(self.predicts, level, wanted, level))
+
+    def _times(self, t: Any, theirs: Any) -> Any:
+        return t if _namespace.on_host(theirs) else _namespace.like(t, theirs, "float64")
+
+    def _ask(self, x: Any, theirs: Any, times: Any) -> Any:
+        return self._linear(x, _Level(self.schedule, times), self.predicts).evaluate(x)
 
     def _weights_at(self, level: _Level, B: int) -> list[Any]:
         """k floats, or k arrays ``(B,)`` in NumPy, where those without a number but 0 are the float 0.0."""

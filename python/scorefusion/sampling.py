@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from . import solver as solvers
 from ._progress import Progress
-from ._run import first_solver, prepare, without_gradients
+from ._run import prepare, without_gradients
 from .schedule import Schedule
 
 __all__ = ["sample"]
@@ -90,13 +90,16 @@ def sample(
     )
     chosen = solvers.named(solver)
     remembers = getattr(chosen, "remembers", False)
-    previous = None
+    step = run.steps_of(chosen, first_step)
+    before = None
     with without_gradients(), Progress("sampling", run.steps, "steps", silent=not progress) as shown:
         for i in range(first_step, run.steps):
-            at = run.begin(i, previous, remembers=remembers)
+            x0 = run.estimate(run.x, run.plan, i)
             if callback is not None:
-                callback(i, run.plan.t[i], run.x, at.x0.evaluate(run.x))
-            run.advance((first_solver(chosen) if run.is_pure_noise(i) else chosen).step(at), i + 1)
-            previous = at if remembers else None
+                callback(i, run.plan.t[i], run.x, x0.evaluate(run.x))
+            if remembers:
+                x0 = run.stored(x0)
+            step(i, x0, before)
+            before = x0.u[0] if remembers else None
             shown.advance(1)
     return run.result()

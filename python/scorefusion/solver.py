@@ -17,13 +17,16 @@ A solver of your own is a class with one method, which returns y′ as a sum of 
 
 Nothing is computed in `step`: ``at.y``, ``at.x0``, ``at.epsilon``, ``at.score`` and ``at.z`` are sums that are not
 evaluated yet, which can be added and multiplied by numbers. ``at.look(y, rho)`` evaluates one and asks the model there.
+A solver that never looks can say ``all_levels = True``: then `step` is called once, with arrays of all levels for ρ and
+ρ′, and is to use NumPy's functions and no branches.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any
+
+import numpy as np
 
 from ._sum import Sum
 
@@ -40,19 +43,32 @@ __all__ = [
 ]
 
 
+Y, X0, X0_BEFORE, Z = "y", "x0", "x0 before", "z"  # operands that stand for those of any step
+
+
 class Step:
     """What a solver knows when it steps from ``rho`` to ``rho_next``, 0 at last if the end is without noise."""
 
     __slots__ = ("_noises", "_run", "index", "last", "previous", "rho", "rho_next", "x0", "y")
 
-    def __init__(self, run: Any, index: int, rho: float, y: Sum, x0: Sum) -> None:
+    def __init__(self, run: Any, index: int, rho: Any, y: Sum, x0: Sum) -> None:
         self._run, self.index = run, index
         self.rho, self.y = rho, y  # the state
         self.x0 = x0  # x̂₀, the model's mean of the data that y may come from
-        self.rho_next: float = 0.0  # 0 at last if the end is without noise
+        self.rho_next: Any = 0.0  # 0 at last if the end is without noise
         self.last: bool = False  # the last step, whose noise is to be left out
         self.previous: Step | None = None  # with `rho` and `x0`, for a solver that `remembers`; None in the first step
         self._noises: dict[int, Sum] = {}
+
+    @classmethod
+    def of_all_levels(cls, rho: Any, first: int, last: Any) -> Step:
+        """One that stands for all: ρ and ρ′ are arrays, and what vectors stand for is left open (`Y` to `Z`)."""
+        at = cls(None, 0, rho[:-1], Sum([Y], [1.0]), Sum([X0], [1.0]))
+        at.rho_next = rho[1:]
+        at._noises = {0: Sum([Z], [np.where(last, 0.0, 1.0)])}
+        before = np.concatenate([np.full(first + 1, np.inf), rho[first:-2]])
+        at.previous = cls(None, 0, before, Sum([], []), Sum([X0_BEFORE], [1.0]))
+        return at
 
     def seen_from(self, rho: float, y: Sum, x0: Sum) -> Step:
         """The same step where the state is y at another level."""
@@ -62,29 +78,31 @@ class Step:
         return there
 
     @property
-    def h(self) -> float:
+    def h(self) -> Any:
         """ρ² − ρ′²"""
         return (self.rho - self.rho_next) * (self.rho + self.rho_next)
 
     @property
     def epsilon(self) -> Sum:
         """ε̂ = (y − x̂₀)/ρ"""
-        return (self.y - self.x0) / self.rho
+        epsilon: Sum = (self.y - self.x0) / self.rho
+        return epsilon
 
     @property
     def score(self) -> Sum:
         """S = (x̂₀ − y)/ρ², the score of y."""
-        return (self.x0 - self.y) / self.rho**2
+        score: Sum = (self.x0 - self.y) / self.rho**2
+        return score
 
     @property
     def z(self) -> Sum:
         """The step's noise, standard normal; nothing in the last step."""
-        return Sum() if self.last else self.noise(0)
+        return Sum([], []) if self.last else self.noise(0)
 
     def noise(self, draw: int) -> Sum:
         """Standard normal noise, another one for each number `draw` from 0 to 254; 0 is that of `z`."""
         if draw not in self._noises:
-            self._noises[draw] = Sum((self._run.noise(self.index, draw),), (1.0,))
+            self._noises[draw] = Sum([self._run.noise(self.index, draw)], [1.0])
         return self._noises[draw]
 
     def look(self, y: Sum, rho: float | None = None) -> Step:
@@ -99,6 +117,9 @@ class Solver(ABC):
 
     remembers: bool = False  # is ``at.previous`` wanted? Then x̂₀ is stored at every step
     stochastic: bool = False  # is noise added? Then so it is in the step out of pure noise, where α = 0
+    all_levels: bool = (
+        False  # may `step` be called for all levels at once? ``at.previous.rho`` is ∞ where there is none
+    )
 
     @abstractmethod
     def step(self, at: Step) -> Sum:
@@ -111,11 +132,11 @@ class Solver(ABC):
 class EulerMaruyama(Solver):
     """y′ = y + h S + √h z"""
 
-    stochastic = True
+    stochastic = all_levels = True
 
     def step(self, at: Step) -> Sum:
-        noise = math.sqrt(at.h) * at.z if at.rho_next > 0 else Sum()
-        return at.y + at.h * at.score + noise
+        y: Sum = at.y + at.h * at.score + np.sqrt(at.h) * at.z
+        return y
 
 
 class DDIM(Solver):
@@ -123,6 +144,8 @@ class DDIM(Solver):
 
     η = 0: Euler's step in ρ, y + (ρ′ − ρ) ε̂. η = 1: the ancestral step, y + h S + √v z.
     """
+
+    all_levels = True
 
     def __init__(self, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
@@ -135,8 +158,8 @@ class DDIM(Solver):
 
     def step(self, at: Step) -> Sum:
         v = self.eta**2 * at.h * (at.rho_next / at.rho) ** 2
-        y = at.x0 + math.sqrt(max(at.rho_next**2 - v, 0.0)) * at.epsilon
-        return y + math.sqrt(v) * at.z if v > 0 else y
+        y: Sum = at.x0 + np.sqrt(np.maximum(at.rho_next**2 - v, 0.0)) * at.epsilon + np.sqrt(v) * at.z
+        return y
 
 
 class DDPM(DDIM):
@@ -150,12 +173,12 @@ class Heun(Solver):
     """The trapezoidal rule in ρ, two model calls: y′ = y + ½ (ρ′ − ρ)(ε̂ + ε̂ at Euler's y′); Euler's step to ρ′ = 0."""
 
     def step(self, at: Step) -> Sum:
-        d = at.rho_next - at.rho
-        euler = at.x0 + at.rho_next * at.epsilon  # = y + d ε̂
+        euler: Sum = at.x0 + at.rho_next * at.epsilon  # = y + (ρ′ − ρ) ε̂
         if at.rho_next == 0:
             return euler
         there = at.look(euler, at.rho_next)
-        return at.y + d / 2 * (at.epsilon + there.epsilon)
+        y: Sum = at.y + (at.rho_next - at.rho) / 2 * (at.epsilon + there.epsilon)
+        return y
 
 
 class DPMSolver2M(Solver):
@@ -164,35 +187,35 @@ class DPMSolver2M(Solver):
     DPM-Solver++(2M): second order in log ρ for one model call. The first step, and one to ρ′ = 0, is DDIM's.
     """
 
-    remembers = True
+    remembers = all_levels = True
 
     def step(self, at: Step) -> Sum:
         r = at.rho_next / at.rho
-        return r * at.y + (1 - r) * _extrapolated(at)
+        y: Sum = r * at.y + (1 - r) * _extrapolated(at)
+        return y
 
 
 class DPMSolver2MSDE(Solver):
     """y′ = r² y + (1 − r²)(x̂₀ + ½ (H/H₋)(x̂₀ − x̂₀₋)) + ρ′ √(1 − r²) z: the form of `DPMSolver2M` for the SDE."""
 
-    remembers = True
-    stochastic = True
+    remembers = stochastic = all_levels = True
 
     def step(self, at: Step) -> Sum:
         r2 = (at.rho_next / at.rho) ** 2
-        return r2 * at.y + (1 - r2) * _extrapolated(at) + at.rho_next * math.sqrt(1 - r2) * at.z
+        y: Sum = r2 * at.y + (1 - r2) * _extrapolated(at) + at.rho_next * np.sqrt(1 - r2) * at.z
+        return y
 
 
 def _extrapolated(at: Step) -> Sum:
     """x̂₀ halfway to the next level, on the line through this and the one before in log ρ."""
-    before = at.previous
-    if before is None or at.rho_next == 0:
-        return at.x0
-    ratio = math.log(at.rho / at.rho_next) / math.log(before.rho / at.rho)
-    return at.x0 + ratio / 2 * (at.x0 - before.x0)
+    assert at.previous is not None
+    ratio = np.log(at.rho / at.rho_next) / np.log(at.previous.rho / at.rho)
+    ratio = np.where(at.rho_next > 0, ratio, 0.0)
+    return at.x0 + ratio / 2 * (at.x0 - at.previous.x0)
 
 
 class PredictorCorrector(Solver):
-    """A Langevin step at ρ, y ← y + δ S + √(2δ) z with δ = (snr ρ)²·2, then the ancestral step; two model calls.
+    """A Langevin step at ρ, y ← y + δ S + √(2δ) z with δ = 2 (snr ρ)², then the ancestral step; two model calls.
 
     δ is the same for all samples, so no sample depends on its neighbours.
     """
@@ -201,13 +224,14 @@ class PredictorCorrector(Solver):
 
     def __init__(self, snr: float = 0.16) -> None:
         self.snr = float(snr)
-        self._ancestral = DDPM()
 
     def step(self, at: Step) -> Sum:
         delta = 2 * (self.snr * at.rho) ** 2
-        corrected = at.y + delta * at.score + math.sqrt(2 * delta) * at.noise(1)
-        return self._ancestral.step(at.look(corrected))
+        corrected = at.y + delta * at.score + np.sqrt(2 * delta) * at.noise(1)
+        return _ANCESTRAL.step(at.look(corrected))
 
+
+_ANCESTRAL = DDPM()
 
 NAMES: dict[str, type[Solver]] = {
     "euler-maruyama": EulerMaruyama,

@@ -14,7 +14,6 @@ cancellation is c, by about 10⁻¹⁶ ‖ε‖², and λ does not depend on it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,8 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import ops
-from ._arrays import _is_torch
+from . import _core, ops
 from ._host import on_host
 from .simplex import SimplexSolution, minimize_on_simplex
 
@@ -113,12 +111,12 @@ class _Batch(NamedTuple):
     """The inner products of one call of `add`, still where the operands are."""
 
     G: Any  # (B, m, m), of the scores, perhaps the state, and the noise
-    scale: list[Any]  # of each score, floats or (B,)
-    shift: list[Any]  # of the state, what is added to each score; none where it is not among the operands
-    sign: Any  # of the scores: 1.0 or (B,)
+    scale: Any  # of the scores: a number, (B,) or (B, k)
+    shift: Any  # of the state, what is added to each score: (B, k), or None where it is not among the operands
     datum: Int64  # (B,)
     bin: Int64  # (B,)
-    weight: Any  # float or (B,)
+    weight: Any  # a number or (B,)
+    rows: int  # so many wait, with these
 
 
 class _State(NamedTuple):
@@ -203,22 +201,14 @@ class Statistics:
             shape = tuple(getattr(values, "shape", np.shape(values)))
             if shape not in ((), (B,)):
                 raise ValueError(f"{name} must be a number or ({B},), got shape {shape}")
-        self._add([*scores, noise], [sigma] * self.k, [], 1.0, datum, bin, weight)
+        self._add([*scores, noise], sigma, None, datum, bin, weight)
 
-    def _add(
-        self,
-        u: Sequence[Any],
-        scale: list[Any],
-        shift: list[Any],
-        sign: Any,
-        datum: Int64,
-        bin: Int64,
-        weight: Any,
-    ) -> None:
-        """Counts w ‖Σ_i λ_i sign·(scale_i u_i + shift_i x) + ε‖², unchecked; u = (u_0, …, x if there is a shift, ε)."""
-        G = ops.gram([v.detach() if _is_torch(v) else v for v in u])
-        self._state.pending.append(_Batch(G, scale, shift, sign, datum, bin, weight))
-        if sum(len(batch.datum) for batch in self._state.pending) * (self.k + 1) ** 2 > _PENDING:
+    def _add(self, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, bin: Int64, weight: Any) -> None:
+        """Counts w ‖Σ_i λ_i (scale_i u_i + shift_i x) + ε‖², unchecked; u = (u_0, …, x if there is a shift, ε)."""
+        G = ops.gram([v.detach() if getattr(v, "requires_grad", False) else v for v in u])
+        rows = self._waiting + len(datum)
+        self._state.pending.append(_Batch(G, scale, shift, datum, bin, weight, rows))
+        if rows * (self.k + 1) ** 2 > _PENDING:
             self._fold()
 
     def merge(self, other: Statistics) -> Statistics:
@@ -247,8 +237,7 @@ class Statistics:
     @property
     def rows(self) -> int:
         """How many rows were added."""
-        folded = float(self._state.nodes.sums[..., -1].sum())
-        return int(folded) + sum(len(batch.datum) for batch in self._state.pending)
+        return int(self._state.nodes.sums[..., -1].sum()) + self._waiting
 
     def total(self) -> Float64:
         """The sums over all data, ``(bins, P)``: the Gram matrix's upper triangle, Σ w σ² mean_i ‖s_i‖², rows."""
@@ -269,18 +258,28 @@ class Statistics:
         self._fold()  # what waits on a device stays there
         return self.__dict__
 
+    @property
+    def _waiting(self) -> int:
+        """How many rows are not folded yet."""
+        pending = self._state.pending
+        return pending[-1].rows if pending else 0
+
     def _with(self, parts: Sequence[Nodes]) -> Statistics:
-        """Statistics of these nodes, few enough to be kept."""
-        start = np.concatenate([part.start for part in parts])
-        order = np.argsort(start, kind="stable")
-        size = np.concatenate([part.size for part in parts])[order]
-        nodes = Nodes(start[order], size, np.concatenate([part.sums for part in parts])[order])
+        """Statistics of these nodes, few enough to be kept; the same whatever was joined before."""
+        nodes = Nodes(
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.size for part in parts]),
+            np.concatenate([part.sums for part in parts]),
+        )
+        if (np.diff(nodes.start) < 0).any():
+            order = np.argsort(nodes.start, kind="stable")
+            nodes = Nodes(nodes.start[order], nodes.size[order], nodes.sums[order])
         overlap = nodes.start[1:] < nodes.start[:-1] + nodes.size[:-1]
         if overlap.any():
             raise ValueError(f"datum {int(nodes.start[1:][overlap][0])} is in both: the data to merge must be disjoint")
         limit = max(1024, min(_GROUPS, _BYTES // (8 * self.bins * self._width)))
-        level = 0
-        while len(nodes.start) > limit and level < 62:
+        level, least = 0, int(nodes.size.max(initial=1))
+        while 1 << level < least or np.count_nonzero(np.diff(nodes.start >> np.int64(level))) >= limit:
             nodes, level = nodes.halved(level, complete=True), level + 1
         merged = Statistics(self.k, self.bins)
         merged._state = _State(nodes, [])
@@ -294,60 +293,34 @@ class Statistics:
         first = int(nodes.sums[..., -1].sum())
         datum = np.concatenate([batch.datum for batch in pending])
         bin = np.concatenate([batch.bin for batch in pending])
-        values = self._values(pending, datum, first)
         nodes = _with_data(nodes, np.unique(datum))
-        # np.add.at adds one row after the other: the order of rows is the order of the sum
-        cell = (np.searchsorted(nodes.start, datum) * self.bins + bin) * self._width
-        np.add.at(
-            nodes.sums.reshape(-1),
-            (cell[:, None] + np.arange(self._width)).reshape(-1),
-            np.ascontiguousarray(values).reshape(-1),
-        )
+        cell = np.searchsorted(nodes.start, datum) * self.bins + bin
+        sums = nodes.sums.reshape(-1, self._width)
+        begin = 0
+        for batch in pending:
+            rows = (len(batch.datum), self.k)
+            bad = _core.add_rows(
+                on_host(batch.G, "G"),
+                _rows(batch.scale, "sigma", rows),
+                None if batch.shift is None else _rows(batch.shift, "shift", rows),
+                _rows(batch.weight, "weight", rows[:1]),
+                cell[begin : batch.rows],
+                sums,
+            )
+            if bad >= 0:
+                row, operand = divmod(bad, batch.G.shape[-1])
+                if operand >= self.k:
+                    raise ValueError(f"the noise holds NaN or infinity, for datum {batch.datum[row]}")
+                raise NotFinite(operand, int(batch.datum[row]), first + begin + row)
+            begin = batch.rows
         self._state = _State(nodes, [])
         return nodes
 
-    def _values(self, pending: list[_Batch], datum: Int64, first: int) -> Float64:
-        """What each row adds, ``(rows, P)``."""
-        k, rows = self.k, len(datum)
-        G = np.concatenate([on_host(batch.G, "G") for batch in pending])
-        G = np.ascontiguousarray(G.transpose(1, 2, 0))  # (m, m, rows): long vectors from here on
-        shifted = bool(pending[0].shift)  # all or none: models do not change
-        x, noise = k, len(G) - 1
 
-        def column(values: list[Any]) -> Float64:
-            counts = [len(batch.datum) for batch in pending]
-            if all(isinstance(v, float) for v in values):
-                return np.repeat(np.array(values), counts)
-            columns = [on_host(v, "sigma") for v in values]
-            return np.concatenate([v if v.ndim else np.full(c, v) for v, c in zip(columns, counts, strict=True)])
-
-        bad = ~np.isfinite(G[range(len(G)), range(len(G))])
-        if bad.any():
-            row, operand = (int(i) for i in np.argwhere(bad.T)[0])
-            if operand >= k:
-                raise ValueError(f"the noise holds NaN or infinity, for datum {datum[row]}")
-            raise NotFinite(operand, int(datum[row]), first + row)
-        sign, weight = column([batch.sign for batch in pending]), column([batch.weight for batch in pending])
-        for i in range(k):
-            scale = sign * column([batch.scale[i] for batch in pending])
-            G[i] *= scale
-            G[:, i] *= scale
-            if shifted:
-                shift = sign * column([batch.shift[i] for batch in pending])
-                G[i] += shift * G[x]
-                G[:, i] += shift * G[:, x]
-        values = np.empty((self._width, rows))
-        for p, (i, j) in enumerate(itertools.combinations_with_replacement(range(k), 2)):
-            if j == 0:  # ‖r_0‖²
-                values[p] = G[0, 0] + 2 * G[0, noise] + G[noise, noise]
-            elif i == 0:  # <r_0, d_j>
-                values[p] = (G[0, j] - G[0, 0]) + (G[noise, j] - G[noise, 0])
-            else:  # <d_i, d_j>
-                values[p] = (G[i, j] - G[i, 0]) - (G[0, j] - G[0, 0])
-        values[-2] = np.mean(G[range(k), range(k)], axis=0)
-        values[:-1] *= weight
-        values[-1] = 1
-        return values.T
+def _rows(values: Any, name: str, shape: tuple[int, ...]) -> Float64:
+    """A number, or one for each row, or an array of this shape already, ``(rows, k)`` or ``(rows,)``."""
+    array = on_host(values, name)
+    return np.broadcast_to(array[:, None] if array.ndim < len(shape) and array.ndim else array, shape)
 
 
 def _with_data(nodes: Nodes, data: Int64) -> Nodes:
