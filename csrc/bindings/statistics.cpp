@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "../array/errors.h"
+#include "../math/philox.h"
 #include "../solve/statistics.h"
 
 namespace py = pybind11;
@@ -17,6 +18,18 @@ namespace {
 
 template <typename T>
 using Values = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+// A number in (0, 1) for each id: the first two words of Philox, the first the higher one, then ½.
+Values<double> uniform(std::uint64_t seed, std::uint64_t stream, const Values<std::int64_t>& ids) {
+  Values<double> numbers(std::vector<py::ssize_t>(ids.shape(), ids.shape() + ids.ndim()));
+  double* const number = numbers.mutable_data();
+  for (py::ssize_t i = 0; i < ids.size(); ++i) {
+    std::uint32_t w[4];
+    philox4x32(seed, stream, std::uint64_t(ids.data()[i]), w);
+    number[i] = std::min((w[0] + (w[1] + 0.5) * 0x1p-32) * 0x1p-32, 1 - 0x1p-53);
+  }
+  return numbers;
+}
 
 // Shapes were made to fit by statistics.py; what would read or write elsewhere is refused all the same.
 std::int64_t add_rows(const Values<double>& G, const Values<double>& scale, const std::optional<Values<double>>& shift,
@@ -40,6 +53,7 @@ std::int64_t add_rows(const Values<double>& G, const Values<double>& scale, cons
 }  // namespace
 
 void define_statistics(py::module_& m) {
+  m.def("uniform", &uniform, py::arg("seed"), py::arg("stream"), py::arg("ids"));
   m.def("add_rows", &add_rows, py::arg("G"), py::arg("scale"), py::arg("shift"), py::arg("weight"), py::arg("cell"),
         py::arg("sums").noconvert());
 }

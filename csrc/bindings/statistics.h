@@ -1,4 +1,4 @@
-// The sums that λ is learned from as Python sees them: `add_rows` of scorefusion._core.
+// What a fit does for each of its rows: `uniform` and `add_rows` of scorefusion._core.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -3,7 +3,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -100,5 +100,7 @@ def num_threads() -> int:
 def residual(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:
     ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
+    ...
+def uniform(seed: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> numpy.typing.NDArray[numpy.float64]:
     ...
 __version__: str

@@ -12,12 +12,13 @@ from ._namespace import dtype_name, host, is_array, like
 
 Values = NDArray[np.float64]
 
+_FLOAT64 = np.dtype(np.float64)
 _SPACING = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def on_host(array: Any, name: str) -> Values:
     """The values as float64, copied from wherever they are; `name` is what an error calls them."""
-    if type(array) is np.ndarray and array.dtype == np.float64:
+    if type(array) is np.ndarray and array.dtype == _FLOAT64:
         return array
     values = host(array) if is_array(array) else np.asarray(array)
     if values.dtype.kind not in "fiu" and values.dtype.name not in _SPACING:

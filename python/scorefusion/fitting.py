@@ -18,18 +18,17 @@ import os
 import statistics as normal_distribution
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _files, _namespace, ops
+from . import _core, _files, _namespace, ops
 from ._arrays import _is_torch
 from ._core import Noise
 from ._progress import Progress
 from .model import Model, _common_schedule, _is, _Level, as_models
-from .reference import philox4x32
 from .schedule import EDM, Schedule
 from .statistics import Nodes, NotFinite, Quadratic, Statistics, minimize, quadratic
 
@@ -73,8 +72,7 @@ class _Settings:
     seed: int
 
 
-@dataclass(frozen=True)
-class _Cost:
+class _Cost(NamedTuple):
     model_calls: int = 0
     evaluations: int = 0
     seconds: float = 0.0
@@ -326,7 +324,7 @@ class Fit:
         """
         meta: dict[str, Any] = {
             "settings": asdict(self._settings),
-            "cost": asdict(self._cost),
+            "cost": self._cost._asdict(),
             "members": self._members.tolist(),
             "strength": None if self._prior is None else self._prior.strength,
         }
@@ -810,6 +808,7 @@ class _Sampler:
         if not math.isfinite(most):
             raise ValueError(f"t must begin where there is noise, above t = {low:g} of {schedule}")
         self.edges = np.linspace(least, most, bins + 1)
+        self.edge_times = np.array([float(schedule.time(edge)) for edge in self.edges[-2:0:-1]])  # ascending
 
     @property
     def weighting_name(self) -> str:
@@ -823,14 +822,14 @@ class _Sampler:
         pairs = self.draws // 2
         pair = np.arange(pairs)[:, None]
         ids = (first + np.arange(b)) * pairs + pair  # (pairs, b)
-        share = (pair + _uniform(self.seed, ids)) / pairs
+        share = (pair + _core.uniform(self.seed, _TIMES, ids)) / pairs
         if self.times == "uniform":
             t = self.low + (self.high - self.low) * share
         else:
             t = self.schedule.time(self.edges[-1] + (self.edges[0] - self.edges[-1]) * share)
             t = np.clip(t, self.low, self.high)
         level = _Level(self.schedule, t)
-        bin = np.searchsorted(self.edges[1:-1], level.logsnr, side="right")
+        bin = len(self.edge_times) - np.searchsorted(self.edge_times, t)
         weight = self._weight(t.reshape(-1)).reshape(t.shape)
         t, alpha, sigma, ids, bin, weight = (_both(v, level) for v in (t, level.alpha, level.sigma, ids, bin, weight))
         sign = np.repeat(np.tile([1.0, -1.0], pairs), b)
@@ -846,14 +845,6 @@ class _Sampler:
             bad = t[~(np.isfinite(w) & (w >= 0))][0]
             raise ValueError(f"weighting must be finite and not negative, it is not at t = {bad:g}")
         return w
-
-
-def _uniform(seed: int, ids: Any) -> Float64:
-    """A number in (0, 1) for each id."""
-    halves = [(word & 0xFFFF_FFFF, word >> 32) for word in (_TIMES, seed)]
-    words = philox4x32((ids & 0xFFFF_FFFF, ids >> 32, *halves[0]), halves[1])
-    uniform: Float64 = (words[0] + (words[1] + 0.5) * 2.0**-32) * 2.0**-32
-    return np.minimum(uniform, 1 - 2.0**-53)
 
 
 class _Source:
@@ -1024,8 +1015,7 @@ class _Run:
             u.append(x)
         block = self.position.block
         block._add([*u, target], here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at])
-        count = at.stop - at.start
-        self.cost = _Cost(self.cost.model_calls + len(self.models), self.cost.evaluations + count, self.cost.seconds)
+        self.cost = self.cost.plus(_Cost(len(self.models), at.stop - at.start))
 
     def _noise(self, x0: Any, here: _Placed, at: slice, b: int) -> Any:
         """ε of these rows: never stored on a GPU, where making it again costs nothing.
@@ -1057,7 +1047,7 @@ class _Run:
         return self._empty()._with([self._empty()._fold(), *(part._fold() for part in self.position.parts)])
 
     def _cost_now(self) -> _Cost:
-        return replace(self.cost, seconds=self.cost.seconds + time.perf_counter() - self.begin)
+        return self.cost._replace(seconds=self.cost.seconds + time.perf_counter() - self.begin)
 
     # Checkpoints
 
@@ -1108,7 +1098,7 @@ class _Run:
             "blocks": position.blocks,
             "digest": position.digest,
             "reading": position.reading if position.block.rows else position.digest,
-            "cost": asdict(self._cost_now()),
+            "cost": self._cost_now()._asdict(),
         }
         _files.write(self.checkpoint, "checkpoint", meta, arrays)
         self.last = time.monotonic()
@@ -1129,18 +1119,25 @@ class _Placed:
         self.ids = placed(rows.ids, "int64")
         self.noising = placed(np.stack([rows.alpha, rows.sign * rows.sigma], axis=1))  # α, ±σ
         self.questions, scale, shift = [], [], []
+        made: dict[int, tuple[Any, ...]] = {}  # by the id of a reading, which alike models have in common
         for model in models:
             wanted, factor = ("score", rows.level.sigma) if model.predicts == "score" else ("epsilon", -1.0)
             reading = model._reading(rows.level, wanted)
-            scale.append(rows.sign * rows.both(factor * reading.a))
-            shift.append(rows.both(factor * reading.b))
-            times = model._times(rows.both(reading.t), model._theirs(x))
-            state = None if _is(reading.scale, 1) else placed(rows.both(reading.scale)[:, None])
-            self.questions.append(functools.partial(_asked, model, times, state))
+            if id(reading) not in made:
+                made[id(reading)] = (
+                    rows.sign * rows.both(factor * reading.a),
+                    rows.both(factor * reading.b),
+                    rows.both(reading.t),
+                    None if _is(reading.scale, 1) else placed(rows.both(reading.scale)[:, None]),
+                )
+            a, b, t, state = made[id(reading)]
+            scale.append(a)
+            shift.append(b)
+            self.questions.append(functools.partial(_asked, model, model._times(t, model._theirs(x)), state))
         self.scale, common, self.target, self.shift = np.stack(scale, axis=1), shift[0], None, None
         if common.any():
             self.target = placed(np.stack([rows.sign * rows.alpha * common, 1 + rows.sigma * common], axis=1))
-        if any(not np.array_equal(each, common) for each in shift):
+        if any(each is not common and not np.array_equal(each, common) for each in shift):
             self.shift = np.stack([rows.sign * (each - common) for each in shift], axis=1)
 
 
@@ -1194,17 +1191,17 @@ def _gathered(run: _Run, checkpoint: Any, begin: float, group: Any) -> tuple[Sta
     except Exception as error:
         failure = error
     parts: list[Any] = [None] * run.source.world
-    mine = (part, asdict(cost), None if failure is None else f"{type(failure).__name__}: {failure}")
+    mine = (part, cost, None if failure is None else f"{type(failure).__name__}: {failure}")
     torch.distributed.all_gather_object(parts, mine, group=group)
     if failure is not None:
         raise failure
     for rank, (_, _, text) in enumerate(parts):
         if text is not None:
             raise RuntimeError(f"process {rank} of the group failed: {text}")
-    costs = [_Cost(**cost) for _, cost, _ in parts]
+    costs = [cost for _, cost, _ in parts]
     total = functools.reduce(Statistics.merge, [_statistics_of(run.settings, part, "") for part, _, _ in parts])
     whole = functools.reduce(_Cost.plus, costs)
-    return total, replace(whole, seconds=max(cost.seconds for cost in costs))
+    return total, whole._replace(seconds=max(cost.seconds for cost in costs))
 
 
 def _arrays_of(statistics: Statistics, prefix: str) -> dict[str, Any]:

@@ -201,11 +201,18 @@ class Model:
         return Linear((self._call(reading.scaled(x), reading.t),), (reading.a,), reading.b)
 
     def _reading(self, level: _Level, wanted: str) -> _Reading:
+        """The same object for models that are alike."""
         if level.schedule is None:
             if wanted != self.predicts:
                 self._known_schedule(wanted)
             return _Reading(level.t, 1.0, 1.0, 0.0)
         native = self._native or level.schedule
+        key = (self.predicts, native, self.outside, wanted)
+        if key not in level.readings:
+            level.readings[key] = self._read(level, native, wanted)
+        return level.readings[key]
+
+    def _read(self, level: _Level, native: Schedule, wanted: str) -> _Reading:
         own = level.at(native, self.outside, self._name)
         scale: Any = 1.0
         if own is level:
@@ -252,8 +259,7 @@ class Model:
     def _ask(self, x: Any, theirs: Any, times: Any) -> Any:
         """What fn returns, as an array of x's framework; checked."""
         out = self.fn(theirs, times if self.time is None else self.time(times))
-        as_x = type(out) is type(x) and out.shape == x.shape and out.dtype == x.dtype
-        if as_x and getattr(out, "device", None) == getattr(x, "device", None):  # nearly always
+        if type(out) is type(x) and _kind(out) == _kind(x):
             return out
         if not _namespace.is_array(out):
             raise TypeError(
@@ -268,7 +274,7 @@ class Model:
             raise TypeError(f"{self._name} must return one of {floats}; it returned {_namespace.dtype_name(out)}")
         if _namespace.framework_of(out) != _namespace.framework_of(x):
             return _namespace.bring(out, _namespace.framework_of(x))
-        if getattr(out, "device", None) != getattr(x, "device", None):
+        if _kind(out)[2] != _kind(x)[2]:
             raise ValueError(f"{self._name} must return an array on x's device, {x.device}; it is on {out.device}")
         return out
 
@@ -427,6 +433,7 @@ class _Level:
     def __init__(self, schedule: Schedule | None, t: Any) -> None:
         self._schedule, self.t = schedule, t
         self._others: dict[tuple[Schedule, str], _Level] = {}
+        self.readings: dict[tuple[str, Schedule, str, str], _Reading] = {}
 
     @property
     def schedule(self) -> Any:
@@ -569,6 +576,10 @@ def _as_time(t: Any, x: Any) -> Any:
     if _namespace.framework_of(t) != "jax":  # which has float64 inside the schedule's functions alone
         t = _namespace.float64_of(t)
     return t if len(t.shape) else t.reshape(1) * _namespace.full(x.shape[0], 1.0, x, _namespace.dtype_name(t))
+
+
+def _kind(array: Any) -> tuple[Any, Any, Any]:
+    return array.shape, array.dtype, getattr(array, "device", None)
 
 
 def _like_level(values: Any, level: _Level) -> Any:
