@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import re
 from pathlib import Path
 
 import scorefusion as sf
 
 from . import cpu, cuda
-from .report import machine, summary, write_results
+from .report import machine, results_path, summary, write_results
 
 
 def main() -> None:
@@ -58,8 +57,7 @@ def main() -> None:
 
     output = arguments.output
     if output is None and not arguments.quick:
-        name = re.sub(r"[^a-z0-9]+", "-", str(about.get("gpu", about["cpu"])).lower()).strip("-")
-        output = Path(__file__).parent / "results" / f"{name}-{os.cpu_count()}-{arguments.device}.json"
+        output = results_path(about, arguments.device)
     if output:
         write_results(output, results, about)
         print(f"written to {output}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +43,12 @@ def cpu_model() -> str:
     except OSError:
         lines = []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def results_path(about: dict[str, object], of: str) -> Path:
+    """Where the results of this machine are kept."""
+    processor = re.sub(r"[^a-z0-9]+", "-", str(about.get("gpu", about["cpu"])).lower()).strip("-")
+    return Path(__file__).parent / "results" / f"{processor}-{os.cpu_count()}-{of}.json"
 
 
 def write_results(path: Path, results: Sequence[Result], about: dict[str, object]) -> None:
