@@ -243,7 +243,7 @@ class Fit:
             weights = self._minimum(quadratic(rest, rest[-1]))[0]
             losses[out] = quadratic(sums[out]).loss(weights)
         loss, rows = losses.sum() / self._rows.sum(), self._rows
-        error = math.sqrt(N / (N - 1) * float(np.sum((losses - rows * loss) ** 2))) / rows.sum()
+        error = math.sqrt(N / (N - 1) * float(np.sum((losses - rows * loss) ** 2))) / float(rows.sum())
         return CrossValidation(float(loss), error)
 
     # Other questions of the same statistics
