@@ -389,6 +389,34 @@ def test_processes_share_the_work_to_the_same_bits(tmp_path):
             assert shared.evaluations == whole.evaluations
 
 
+def test_processes_read_loaders_of_their_own(tmp_path):
+    """What they learn is what parts fitted apart, and merged, would."""
+    pytest.importorskip("torch.distributed")
+    script = tmp_path / "loaders.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        import torch.distributed as dist, scorefusion as sf
+        from scorefusion.analytic import GaussianMixture
+        dist.init_process_group("gloo")
+        models = [GaussianMixture([1], [[m, 0.0]], [1.0]).model(sf.schedule.VP()) for m in (-1.0, 3.0)]
+        data = GaussianMixture([1], [[0.0, 0.0]], [1.0]).sample(301, seed=1)
+        loader = [data[:100], data[100:180]] if dist.get_rank() == 0 else [data[180:]]
+        fit = sf.fit(models, loader, draws=8, progress=False, group=dist.group.WORLD)
+        fit.save(f"{sys.argv[1]}/{dist.get_rank()}")
+        dist.destroy_process_group()
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*command, str(script), str(tmp_path)], check=True, capture_output=True, timeout=200)
+    data = TARGET.sample(301, seed=1)
+    parts = learn(data=data[:180]).merge(learn(data=data[180:], first_datum=1 << 32))
+    for rank in range(2):
+        shared = sf.Fit.load(tmp_path / str(rank))
+        assert_same(shared, parts)
+        assert shared.evaluations == parts.evaluations == 301 * 8
+
+
 def test_progress_is_shown_and_can_be_silenced(capsys, monkeypatch):
     pytest.importorskip("tqdm")
     learn()

@@ -39,6 +39,7 @@ Float64 = NDArray[np.float64]
 _EPSILON = 1 << 63 | 0x6669 << 40  # the stream of ε in a fit
 _TIMES = _EPSILON | 1  # ... and of t
 _BLOCK = 256  # data whose rows are worked off together, draw after draw
+_APART = 1 << 32  # from the data of one process's loader to those of the next
 _CHECKPOINT_SECONDS = 2.0
 _LEAST_ALPHA = 1e-3  # bins, and times uniform in log-SNR, end at this σ/α = 10³ where a schedule goes on to α = 0
 _SAME = 1e-7  # models are called duplicates if E w ‖r_i − r_j‖² is less than this share of E w ‖σ s‖²
@@ -687,8 +688,10 @@ def fit(
         seed: t and ε of (datum, draw) follow from it alone, whatever the batches, processes and order.
         progress: a bar or lines on stderr.
         checkpoint: a file, written every 2 s at most and when interrupted, from which the same fit goes on.
-        group: a ``torch.distributed`` process group: each process works on its share of ``data``, which all have, and
-            gets the fit that one process would, to the last bit. (Checkpoints are then one file for each process.)
+        group: a ``torch.distributed`` process group, in which all get the same fit. An array is what all processes
+            have: each works on its share, and the fit is that of one process, to the last bit. A loader is each one's
+            own: its data are other data than those of the rest (mind samplers that repeat some to even out the
+            shares), numbered from ``first_datum`` + rank·2³² on. (Checkpoints are one file for each process.)
 
     Returns:
         A `Fit`.
@@ -886,11 +889,9 @@ def _source(data: Any, first: int, targets: str, group: Any, hashed: bool) -> _S
     if not _namespace.is_array(data):
         if targets == "posterior":
             raise ValueError("targets='posterior' needs all data at once: give an array (n, *event)")
-        if group is not None:
-            raise ValueError("several processes share data that all of them have: give an array (n, *event)")
         if not isinstance(data, Iterable):
             raise TypeError(f"data must be an array (n, *event) or an iterable of such, got {type(data).__name__}")
-        return _Source(data, first, None, rank, world, None)
+        return _Source(data, first + rank * _APART, None, rank, world, None)
     if _is_torch(data):
         data = data.detach()
     _check_data(data, first)
