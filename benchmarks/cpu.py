@@ -16,7 +16,7 @@ import torch
 
 import scorefusion as sf
 
-from . import fitting, peers
+from . import fitting, peers, sampling
 from .harness import OURS, Contender, Goal, Line, Result, Times, measure
 from .peaks import read_all, streaming_copy
 from .report import read_results
@@ -291,6 +291,7 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "small": small,
     "import": importing,
     "fit": lambda options: fitting.cost(options.quick),
+    "sampling": lambda options: sampling.steps(options.quick),
 }
 PARTS = {"noise-of-one-core": noise_of_one_core}  # run by a group, not by themselves
 

@@ -343,6 +343,22 @@ def test_networks_with_parameters_leave_no_graph():
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_models_may_write_into_the_times_they_get(mode):
+    torch = pytest.importorskip("torch")
+    seen = []
+
+    def scales(x, t):
+        seen.append(float(t[0]))
+        t.mul_(1000)
+        return -x
+
+    model = sf.Fusion([sf.Model(scales, "score", VP())] * 2, [0.5, 0.5])
+    with getattr(torch, mode)():
+        sf.sample(model, (3, 2), times=[0.5, 0.25, 0.1], like=torch.zeros(1))
+    assert seen == [0.5, 0.5, 0.25, 0.25]
+
+
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_states_that_somebody_keeps_are_not_written_to(name, device):
     """Large states are reused; those that a model has kept, or a view of them, are not."""

@@ -94,7 +94,7 @@ class Plan:
         level = _Level(schedule, times)
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
-        self.per_sample = False  # are there coefficients of each sample?
+        self._last: tuple[Any, int, Any] = None, 0, None  # t for each sample, and what it was made for
         self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
 
     def _readings(
@@ -109,7 +109,7 @@ class Plan:
             t, scale, a_leaf, b_leaf = (np.broadcast_to(v, len(times)) for v in leaf._reading(levels, "x0"))
             weight = _table(weights)
             if weight.ndim == 2:
-                self.per_sample, a_leaf, b_leaf = True, a_leaf[:, None], b_leaf[:, None]
+                a_leaf, b_leaf = a_leaf[:, None], b_leaf[:, None]
             readings.append(_Reading(leaf, t.tolist(), scale.tolist(), _rows(weight * a_leaf)))
             b, rest = _plus(b, weight * b_leaf), _plus(rest, -weight)
         share = np.where(np.abs(rest) > 1e-9, rest, 0.0)
@@ -126,12 +126,25 @@ class Plan:
                     scale = reading.scale[i]
                     if scale not in scaled:
                         scaled[scale] = ops.combine([given], [scale])
-                    out.append(_plain(reading.model._call(scaled[scale], reading.t[i])))
+                    model, x1 = reading.model, scaled[scale]
+                    theirs = x1 if model.framework is None else model._theirs(x1)
+                    out.append(model._ask(x1, theirs, self._times(model, theirs, reading.t[i])))
                     c.append(reading.c[i])
             out.append(x)
             c.append(b[i])
             found.append(Sum(out, c))
         return found
+
+    def _times(self, model: Model, theirs: Any, t: float) -> Any:
+        """t as the model gets it; torch tells whether somebody has written into a tensor, so models can share one."""
+        if not _is_torch(theirs):
+            return model._times(t, theirs)
+        times, version, made_for = self._last
+        if made_for != (t, theirs.dtype, theirs.device) or times._version != version:
+            times = model._times(t, theirs)
+            if not times.is_inference():  # where torch does not tell
+                self._last = times, times._version, (t, theirs.dtype, theirs.device)
+        return times
 
 
 def _table(weights: list[Any]) -> Float64:
