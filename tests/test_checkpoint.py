@@ -157,7 +157,7 @@ KILLED = textwrap.dedent("""
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(path):
     random, killed = np.random.default_rng(0), 0
-    for _ in range(int(os.environ.get("SCOREFUSION_KILLS", "3"))):
+    for _ in range(int(os.environ.get("SCOREFUSION_KILLS", "6"))):
         child = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE)
         assert child.stdout.readline() == b"ready\n"
         time.sleep(random.uniform(0.0, 0.3))
