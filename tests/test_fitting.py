@@ -399,6 +399,29 @@ def test_models_are_called_for_the_fit_alone():
     assert fit.evaluations == 64 * 8
 
 
+@pytest.mark.parametrize("home", ["numpy", "torch"])
+@pytest.mark.parametrize("predicts", ["score", "v", "flow"])
+def test_little_is_done_beside_the_models(home, predicts):
+    """100 to 120 calls of functions for each batch and its four models, Python's own and others.
+
+    Counted, for a clock says something else each time; `python -m benchmarks --group fit` has one.
+    """
+    x = np.zeros((512, 2), np.float32)
+    x = x if home == "numpy" else pytest.importorskip("torch").from_numpy(x)
+    models, calls = [sf.Model(lambda x, t: x, predicts, VP)] * 4, [0]
+
+    def count(frame, event, argument):
+        calls[0] += event in ("call", "c_call")
+
+    learn(models, x, draws=32)
+    sys.setprofile(count)
+    try:
+        fit = learn(models, x, draws=32)
+    finally:
+        sys.setprofile(None)
+    assert calls[0] < 150 * fit.evaluations / 256
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 10_000])
 def test_the_batch_size_does_not_matter_to_the_last_bit(batch_size):
     data = TARGET.sample(20, seed=1).astype(np.float32)
