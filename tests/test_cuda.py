@@ -170,6 +170,43 @@ def test_sums_depend_on_neither_batch_nor_run(torch: Any, gpu: Any, shape: tuple
         assert torch.equal(G[b], sf.gram([v[b : b + 1] for v in u])[0])
 
 
+# ---- Samplers --------------------------------------------------------------------------------------------------------
+
+
+def network(x: Any, t: Any) -> Any:
+    return x * 0.3
+
+
+SOLVERS = ["euler-maruyama", "ddpm", "ddim", "heun", "dpm++2m", "dpm++2m-sde", "predictor-corrector"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_samples_have_the_bits_of_the_cpu(torch: Any, gpu: Any, solver: str) -> None:
+    model = sf.Model(network, "epsilon", sf.schedule.VP())
+    settings = {"solver": solver, "steps": 6, "seed": 3}
+    on_gpu = sf.sample(model, (7, 33), like=torch.zeros(1, device="cuda"), **settings)
+    assert_same_bits(gpu.numpy(on_gpu), sf.sample(model, (7, 33), **settings))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_run_can_be_captured(torch: Any, solver: str) -> None:
+    """So nothing in it waits for the device, and the host decides nothing by what is there."""
+    model = sf.Fusion([sf.Model(network, "epsilon", sf.schedule.VP())] * 2, [0.3, 0.7])
+    x = torch.randn(4, 32, device="cuda")
+
+    def run() -> Any:
+        return sf.sample(model, (4, 32), start=(x, 0.9), solver=solver, steps=5, seed=1)
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = run()
+    x.copy_(torch.randn(4, 32, device="cuda"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(y, run())
+
+
 # ---- Other clients ---------------------------------------------------------------------------------------------------
 
 
