@@ -407,6 +407,8 @@ ERRORS = {
     "steps must be at least 1": {"steps": 0},
     "times must be 'uniform'": {"times": "linear"},
     "times must be a decreasing sequence": {"times": [0.1, 0.9]},
+    r"start must be \(x, t\), an array": {"start": np.zeros((2, 2))},
+    "like must be an array": {"like": [1.0]},
     "start must be": {"start": (np.zeros((3, 2)), 0.5)},
     "start is at t = 0.5, but step 2 begins at": {"start": (np.zeros((2, 2)), 0.5), "first_step": 2},
     "first_step needs start": {"first_step": 2},

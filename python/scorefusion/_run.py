@@ -375,11 +375,13 @@ def prepare(
     t_min = max(model.t_min for model in models)
     x = like
     if start is not None:
-        x, t = start
-        if not _namespace.is_array(x) or tuple(x.shape) != shape:
+        if not isinstance(start, (tuple, list)) or len(start) != 2 or not _namespace.is_array(start[0]):
+            raise TypeError(f"start must be (x, t), an array of shape {shape} and a number, got {_described(start)}")
+        x, t = start[0], float(start[1])
+        if tuple(x.shape) != shape:
             raise ValueError(f"start must be (x, t) with x of shape {shape}, got {_described(x)}")
         if first_step == 0 and isinstance(times, str):
-            t_max = float(t)
+            t_max = t
     grid = time_grid(times, steps, schedule, t_max, t_min, all(model.starts_at_pure_noise for model in models))
     if not 0 <= first_step < len(grid):
         raise ValueError(f"first_step must be from 0 to {len(grid) - 1}, got {first_step}")
@@ -387,8 +389,10 @@ def prepare(
         raise ValueError(f"start is at t = {t:g}, but step {first_step} begins at t = {grid[first_step]:g}")
     if start is None and first_step:
         raise ValueError("first_step needs start=(x, t), the state to go on from")
+    what = "like" if start is None else "start"
+    if x is not None and not _namespace.is_array(x):
+        raise TypeError(f"{what} must be an array, got {_described(x)}")
     if x is not None and _namespace.dtype_name(x) not in _namespace.FLOATS:
-        what = "like" if start is None else "start"
         raise TypeError(f"{what} must be one of {', '.join(_namespace.FLOATS)}, got {_namespace.dtype_name(x)}")
     asked = _namespace.dtype_name(x) if x is not None and _namespace.dtype_name(x) in ("float16", "bfloat16") else None
     state = _namespace.empty(shape, x, "float32" if asked or x is None else _namespace.dtype_name(x))
