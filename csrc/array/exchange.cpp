@@ -242,42 +242,48 @@ Stream Array::stream() const {
 
 namespace {
 
-int64_t bytes_of(DType dtype, const int64_t* shape, int ndim) {
-  int64_t bytes = size_of(dtype);
+int64_t bytes_of(dlpack::DataType type, const int64_t* shape, int ndim) {
+  int64_t bytes = type.bits / 8;
   for (int axis = 0; axis < ndim; ++axis) bytes *= shape[axis];
   return bytes;
 }
 
-bool knows_float64(const Array& like) { return py::cast<bool>(helper("knows_float64")(like.object)); }
+bool knows_64_bits(const Array& like) { return py::cast<bool>(helper("knows_float64")(like.object)); }
+
+// The name that array libraries know a type by.
+std::string name_of(dlpack::DataType type) {
+  const char* kind = type.code == dlpack::code_int ? "int" : type.code == dlpack::code_bfloat ? "bfloat" : "float";
+  return kind + std::to_string(type.bits);
+}
 
 }  // namespace
 
-Fresh::Fresh(const Array& like, DType dtype, const int64_t* shape, int ndim) {
+Fresh::Fresh(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim) {
   const Framework::Way way = like.framework->way;
   if (way == Framework::Way::numpy) {
-    allocate_numpy(like, dtype, shape, ndim);
+    allocate_numpy(like, type, shape, ndim);
   } else if (way == Framework::Way::exchange) {
-    allocate_exchange(like, dtype, shape, ndim);
-  } else if (dtype == DType::float64 && !knows_float64(like)) {
-    if (!like.device.on_host) throw TypeError("a float64 result on " + like.device.text() + " needs jax_enable_x64");
-    allocate_numpy(like, dtype, shape, ndim);
+    allocate_exchange(like, type, shape, ndim);
+  } else if (type.bits == 64 && !knows_64_bits(like)) {
+    if (!like.device.on_host)
+      throw TypeError("a result of " + name_of(type) + " on " + like.device.text() + " needs jax_enable_x64");
+    allocate_numpy(like, type, shape, ndim);
   } else if (like.device.on_host) {
-    allocate_host_buffer(like, dtype, shape, ndim);
+    allocate_host_buffer(like, type, shape, ndim);
   } else {
-    allocate_on_device(like, dtype, shape, ndim);
+    allocate_on_device(like, type, shape, ndim);
   }
 }
 
-void Fresh::allocate_numpy(const Array& like, DType dtype, const int64_t* shape, int ndim) {
+void Fresh::allocate_numpy(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim) {
   PyArray_Descr* descr = nullptr;
-  switch (dtype) {
-    case DType::float16: descr = PyArray_DescrFromType(NPY_HALF); break;
-    case DType::float32: descr = PyArray_DescrFromType(NPY_FLOAT); break;
-    case DType::float64: descr = PyArray_DescrFromType(NPY_DOUBLE); break;
-    case DType::bfloat16:  // a result is bfloat16 only where every array is: the first knows the type
-      descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(like.object.ptr()));
-      Py_INCREF(descr);
-      break;
+  if (type.code == dlpack::code_bfloat) {  // a result is bfloat16 only where every array is: the first knows the type
+    descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(like.object.ptr()));
+    Py_INCREF(descr);
+  } else if (type.code == dlpack::code_int) {
+    descr = PyArray_DescrFromType(NPY_INT64);
+  } else {
+    descr = PyArray_DescrFromType(type.bits == 16 ? NPY_HALF : type.bits == 32 ? NPY_FLOAT : NPY_DOUBLE);
   }
   PyObject* array = PyArray_Empty(ndim, const_cast<npy_intp*>(reinterpret_cast<const npy_intp*>(shape)), descr, 0);
   if (!array) throw py::error_already_set();
@@ -285,10 +291,10 @@ void Fresh::allocate_numpy(const Array& like, DType dtype, const int64_t* shape,
   data = PyArray_BYTES(reinterpret_cast<PyArrayObject*>(array));  // NumPy itself asks for huge pages
 }
 
-void Fresh::allocate_exchange(const Array& like, DType dtype, const int64_t* shape, int ndim) {
+void Fresh::allocate_exchange(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim) {
   const dlpack::ExchangeApi& api = *like.framework->api;
   const dlpack::Device device{like.device.on_host ? dlpack::cpu : dlpack::cuda, like.device.id};
-  dlpack::Tensor prototype{nullptr, device, ndim, type_of(dtype), const_cast<int64_t*>(shape), nullptr, 0};
+  dlpack::Tensor prototype{nullptr, device, ndim, type, const_cast<int64_t*>(shape), nullptr, 0};
   dlpack::ManagedTensorVersioned* managed = nullptr;
   std::string why;
   const auto set_error = [](void* why, const char* kind, const char* message) {
@@ -302,20 +308,20 @@ void Fresh::allocate_exchange(const Array& like, DType dtype, const int64_t* sha
   void* object = nullptr;
   if (api.to_object(managed, &object) != 0) throw py::error_already_set();
   object_ = py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
-  if (like.device.on_host) prefer_huge_pages(data, bytes_of(dtype, shape, ndim));
+  if (like.device.on_host) prefer_huge_pages(data, bytes_of(type, shape, ndim));
 }
 
-void Fresh::allocate_host_buffer(const Array& like, DType dtype, const int64_t* shape, int ndim) {
+void Fresh::allocate_host_buffer(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim) {
   adopt_ = helper("adopter")(like.object);
-  HostBuffer buffer(type_of(dtype), shape, ndim);
+  HostBuffer buffer(type, shape, ndim);
   data = buffer.data();
   object_ = py::cast(std::move(buffer));
 }
 
-void Fresh::allocate_on_device(const Array& like, DType dtype, const int64_t* shape, int ndim) {
+void Fresh::allocate_on_device(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim) {
   py::tuple extents(ndim);
   for (int axis = 0; axis < ndim; ++axis) extents[axis] = shape[axis];
-  object_ = helper("empty")(like.object, extents, name_of(dtype));
+  object_ = helper("empty")(like.object, extents, name_of(type));
   data = Array(object_, {"result"}).data;
 }
 

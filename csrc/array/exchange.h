@@ -103,27 +103,28 @@ bool is_array(py::handle object);
 // "(4, 16)", "(3,)"
 std::string shape_text(const int64_t* shape, int ndim);
 
-// A fresh array in C order, in the framework and on the device of another one. Where that framework knows no
-// float64 (JAX without x64), float64 becomes a NumPy array rather than a rounded one.
+// A fresh array in C order, in the framework and on the device of another one. Where that framework knows no 64-bit
+// numbers (JAX without x64), such an array becomes one of NumPy rather than a narrower one.
 class Fresh {
  public:
   Fresh() = default;
-  Fresh(const Array& like, DType dtype, const int64_t* shape, int ndim);
+  Fresh(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim);
 
   char* data = nullptr;
   // The finished array, to be asked for once, when it has been written.
   py::object take();
 
  private:
-  void allocate_numpy(const Array& like, DType dtype, const int64_t* shape, int ndim);
-  void allocate_exchange(const Array& like, DType dtype, const int64_t* shape, int ndim);
-  void allocate_host_buffer(const Array& like, DType dtype, const int64_t* shape, int ndim);
-  void allocate_on_device(const Array& like, DType dtype, const int64_t* shape, int ndim);
+  void allocate_numpy(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim);
+  void allocate_exchange(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim);
+  void allocate_host_buffer(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim);
+  void allocate_on_device(const Array& like, dlpack::DataType type, const int64_t* shape, int ndim);
 
   py::object object_;
   py::object adopt_;  // set: object_ is a HostBuffer, which this makes an array of
 };
 
 dlpack::DataType type_of(DType dtype);
+constexpr dlpack::DataType type_int64{dlpack::code_int, 64, 1};
 
 }  // namespace scorefusion

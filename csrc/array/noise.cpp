@@ -3,43 +3,22 @@
 #include <algorithm>
 #include <cstring>
 
+#include "index.h"
 #include "layout.h"
 #include "numpy.h"
 #include "scalars.h"
 
 namespace scorefusion {
 
-namespace {
-
-// An integer argument in [0, limit).
-uint64_t index_below(py::handle value, const char* name, unsigned __int128 limit, const char* limit_text) {
-  const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
-  if (!index) {
-    PyErr_Clear();
-    throw TypeError(std::string(name) + " must be an integer, got " + type_name(value.ptr()));
-  }
-  const unsigned long long number = PyLong_AsUnsignedLongLong(index.ptr());
-  if (PyErr_Occurred() || number >= limit) {
-    PyErr_Clear();
-    throw ValueError(std::string(name) + " must be in [0, " + limit_text + "), got " + std::string(py::str(index)));
-  }
-  return number;
-}
-
-constexpr unsigned __int128 two_to_64 = (unsigned __int128)(1) << 64;
-constexpr unsigned __int128 two_to_63 = (unsigned __int128)(1) << 63;
-
-}  // namespace
-
 Noise::Noise(py::handle seed, py::handle stream, py::handle sample)
-    : seed_(index_below(seed, "seed", two_to_64, "2**64")), stream_(index_below(stream, "stream", two_to_64, "2**64")) {
+    : seed_(index_below(seed, "seed", 64)), stream_(index_below(stream, "stream", 64)) {
   if (!is_array(sample)) {
-    first_ = index_below(sample, "sample", two_to_63, "2**63");
+    first_ = index_below(sample, "sample", 63);
     return;
   }
   const Array ids(sample, {"sample"});
   if (ids.ndim == 0 && ids.device.on_host) {
-    first_ = index_below(sample, "sample", two_to_63, "2**63");
+    first_ = index_below(sample, "sample", 63);
     return;
   }
   if (ids.ndim != 1) throw ValueError("sample must be an integer or have shape (B,), got shape " + ids.shape_text());

@@ -86,6 +86,13 @@ Call::Call(const Noise& noise, py::handle like) : noise_bits_(1), m_(1) {
   read_noises();
 }
 
+Call::Call(py::handle array, const char* name) : m_(1) {
+  arrays_.add(array, Argument{name}, Wanted::values, nullptr).dtype();
+  start();
+  measure();
+  read_noises();
+}
+
 void Call::read_operands(py::handle u) {
   if (!PyList_Check(u.ptr()) && !PyTuple_Check(u.ptr()))
     throw TypeError("u must be a list of operands, got " + type_name(u.ptr()) +
@@ -219,7 +226,7 @@ void Call::place(bool fresh_elementwise) {
   std::vector<int64_t> in_memory;  // the shape with its axes in that order
   if (!order_.empty()) in_memory.push_back(samples_);
   for (int axis : order_) in_memory.push_back(like.shape[axis]);
-  elementwise_.fresh = Fresh(like, dtype, order_.empty() ? like.shape : in_memory.data(), like.ndim);
+  elementwise_.fresh = Fresh(like, type_of(dtype), order_.empty() ? like.shape : in_memory.data(), like.ndim);
   elementwise_.order = order_;
   y_ = {elementwise_.fresh.data, size_, dtype};
 }
@@ -272,13 +279,18 @@ double* Call::place_float64(Destination& destination, std::initializer_list<int6
     destination.in_place = is_contiguous(array);
     if (destination.in_place) return reinterpret_cast<double*>(array.data);
   }
-  destination.fresh = Fresh(destination.out ? *destination.out : first(), DType::float64, shape.begin(), ndim);
+  destination.fresh = Fresh(destination.out ? *destination.out : first(), type_of(DType::float64), shape.begin(), ndim);
   return reinterpret_cast<double*>(destination.fresh.data);
+}
+
+int64_t* Call::place_int64(Destination& destination, std::initializer_list<int64_t> shape) {
+  destination.fresh = Fresh(first(), type_int64, shape.begin(), int(shape.size()));
+  return reinterpret_cast<int64_t*>(destination.fresh.data);
 }
 
 double* Call::workspace(int64_t doubles) {
   if (doubles == 0) return nullptr;
-  workspace_ = Fresh(first(), DType::float64, &doubles, 1);
+  workspace_ = Fresh(first(), type_of(DType::float64), &doubles, 1);
   return reinterpret_cast<double*>(workspace_.data);
 }
 

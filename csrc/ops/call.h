@@ -36,6 +36,8 @@ class Call {
  public:
   // c: a null handle for an operation without coefficients. out: None, or where the elementwise result goes.
   Call(py::handle u, py::handle c, py::handle out);
+  // One array (B, *event), which errors call by that name; no coefficients.
+  Call(py::handle array, const char* name);
   // One noise operand with coefficient 1, of the shape, dtype, framework and device of `like`.
   Call(const Noise& noise, py::handle like);
 
@@ -44,9 +46,12 @@ class Call {
   void place(bool fresh_elementwise);
   // Opens the place of a float64 result of that shape in C order: `out`, or an array of the first one's framework.
   double* place_float64(Destination& destination, std::initializer_list<int64_t> shape, py::handle out = py::none());
+  // The same of a fresh int64 result.
+  int64_t* place_int64(Destination& destination, std::initializer_list<int64_t> shape);
   // Device memory for as long as the call lasts; nullptr for none.
   double* workspace(int64_t doubles);
 
+  int ndim() const { return first().ndim; }
   int m() const { return m_; }
   int64_t samples() const { return samples_; }
   bool empty() const { return samples_ == 0 || size_ == 0; }
