@@ -203,6 +203,15 @@ def huge(options: Options) -> Iterator[Line]:
     yield Line(f"residual, m = 2, {shape}", [yard.read, Contender(OURS, lambda: sf.residual(u, c), read)], goals)
 
 
+def particles(options: Options) -> Iterator[Line]:
+    """Systematic resampling from log weights, one population and many."""
+    for groups, n in [(1, 20_000), (1, MIB), (1000, 64)]:
+        log_weights = np.random.default_rng(0).normal(size=(groups, n))
+        ours = Contender(OURS, partial(sf.resample, log_weights), 2 * log_weights.nbytes)
+        peer = Contender("NumPy", partial(peers.numpy_resample, log_weights), 2 * log_weights.nbytes)
+        yield Line(f"resample, {groups} × {n} particles", [ours, peer], [Goal("speed", 1.0, "NumPy")])
+
+
 def noise(options: Options) -> Iterator[Line | Result]:
     """On one core, for each instruction set; the choice is made at import, so each has a process of its own."""
     sets = sf.build_info()["isa_available"]
@@ -287,6 +296,7 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "reductions": reductions,
     "tiny": tiny,
     "huge": huge,
+    "particles": particles,
     "noise": noise,
     "small": small,
     "import": importing,

@@ -116,6 +116,14 @@ def noise(options: Options) -> Iterator[Line]:
         yield Line(f"gram of x and ε, {name}", [copy, Contender(OURS, partial(sf.gram, [x, z]), x.nbytes)])
 
 
+def particles(options: Options) -> Iterator[Line]:
+    """Systematic resampling from log weights, one population and many."""
+    for groups, n in [(1, 20_000), (1, 1 << 20), (1000, 64)]:
+        log_weights = torch.randn(groups, n, device="cuda", dtype=torch.float64)
+        ours = Contender(OURS, partial(sf.resample, log_weights), 2 * log_weights.nbytes)
+        yield Line(f"resample, {groups} × {n} particles", [ours])
+
+
 def host(options: Options) -> Iterator[Result]:
     """What a call costs the host: three operands of 4 × 16."""
     u = [torch.randn(4, 16, device="cuda") for _ in range(3)]
@@ -132,6 +140,7 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "combine": combine,
     "reductions": reductions,
     "noise": noise,
+    "particles": particles,
     "host": host,
 }
 

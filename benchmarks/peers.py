@@ -51,6 +51,15 @@ def jax_combine(u: Sequence[np.ndarray], c: Sequence[float]) -> Callable[[], obj
     return lambda: combine(operands).block_until_ready()
 
 
+def numpy_resample(log_weights: np.ndarray) -> np.ndarray:
+    """Systematic, group by group."""
+    u, n = np.random.default_rng(0).random((len(log_weights), 1)), log_weights.shape[1]
+    w = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
+    total = np.cumsum(w, axis=1)
+    points = (np.arange(n) + u) / n * total[:, -1:]
+    return np.stack([np.searchsorted(c, p, side="right") for c, p in zip(total, points, strict=True)])
+
+
 def stacked_gram(u: Tensors, dtype: torch.dtype) -> torch.Tensor:
     U = torch.stack(list(u), 1).to(dtype)  # (B, m, D)
     return U @ U.mT

@@ -13,6 +13,7 @@ import numpy as np
 from frameworks import NumPy
 
 import scorefusion as sf
+from scorefusion.ops import resample_below
 
 # The last four are large enough to be divided among threads.
 SHAPES = [
@@ -42,6 +43,10 @@ def results(home: Any) -> Iterator[Any]:
     eight = home.operands(8, (5, 1001), "float32")  # tiles of the Gram matrix
     yield sf.gram(eight)
     yield from loss_and_gradient(sf.residual(eight, [0.1 * j for j in range(8)]))
+    for method in ("systematic", "stratified", "residual", "multinomial"):
+        for shape in [(400, 7), (300, 1000), (1, 300001)]:
+            yield from resample_below(home.normal(shape, "float64", seed=3), 0.5 * shape[1], method=method)
+            yield sf.resample(home.normal(shape, seed=4), method=method)
 
 
 def digest(home: Any) -> str:

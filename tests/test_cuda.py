@@ -13,10 +13,12 @@ from exact import assert_same_bits
 from frameworks import DTYPES, framework
 
 import scorefusion as sf
+from scorefusion.ops import resample_below
 
 pytestmark = pytest.mark.skipif(not sf.cuda.available(), reason=f"needs a GPU: {sf.cuda.why_not()}")
 
 SIZES = [(3, 1), (3, 7), (5, 64), (2, 1025), (2, 9001)]  # a thread, a team, a warp, a block, several pieces per sample
+METHODS = ["systematic", "stratified", "residual", "multinomial"]
 LONG = 1_000_000_000  # clock cycles: about half a second
 
 
@@ -82,6 +84,39 @@ def test_matches_the_cpu_where_nothing_is_aligned(gpu: Any, cpu: Any, dtype: str
 
 
 # ---- Streams and graphs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(1, 1), (700, 4), (5, 1000), (1, 50001)])
+def test_resampling_has_the_bits_of_the_cpu(gpu: Any, cpu: Any, shape: tuple[int, int], method: str) -> None:
+    for dtype in ("float32", "float64"):
+        log_weights = 3 * cpu.normal(shape, dtype)
+        expected = resample_below(log_weights, 0.5 * shape[1], method=method, seed=5)
+        got = resample_below(gpu.array(log_weights), 0.5 * shape[1], method=method, seed=5)
+        for name, array in got._asdict().items():
+            assert_same_bits(gpu.numpy(array), getattr(expected, name))
+        assert_same_bits(
+            gpu.numpy(sf.resample(gpu.array(log_weights), method=method)), sf.resample(log_weights, method=method)
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resampling_is_captured_and_waits_for_nothing(torch: Any, gpu: Any, method: str) -> None:
+    log_weights = gpu.normal((3, 500))
+    resample_below(log_weights, 400.0, method=method)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = resample_below(log_weights, 400.0, method=method)
+    log_weights.mul_(2.0)
+    graph.replay()
+    torch.cuda._sleep(LONG)
+    done = torch.cuda.Event()
+    done.record()
+    expected = resample_below(log_weights, 400.0, method=method)
+    assert not done.query(), "the call waited for what was on the stream before it"
+    for name, array in captured._asdict().items():
+        assert torch.equal(array, getattr(expected, name)), name
 
 
 def test_graph_capture(torch: Any, gpu: Any) -> None:

@@ -119,6 +119,26 @@ def test_any_call_is_right(homes, operation, data):
         getattr(checks, operation)(mixed, u, c)
 
 
+@fuzz(150)
+@given(data=st.data())
+def test_any_resampling_is_right_or_refused(homes, data):
+    home = homes[data.draw(st.sampled_from(sorted(homes)))]
+    dtype = data.draw(st.sampled_from(DTYPES if home.name != "jax" else DTYPES[:-1]))
+    axes = st.lists(st.integers(0, 60), min_size=1, max_size=2).map(tuple)
+    given = data.draw(arrays(home, data.draw(axes), dtype))
+    values = np.array(home.numpy(given), np.float64)
+    seed, stream = data.draw(st.integers(0, 2**64 - 1)), data.draw(st.integers(0, 2**64 - 1))
+    group = data.draw(st.integers(0, 2**31 - 60))
+    method = data.draw(st.sampled_from(["systematic", "stratified", "residual", "multinomial"]))
+    got = home.numpy(sf.resample(given, method=method, seed=seed, stream=stream, first_group=group))
+    np.testing.assert_array_equal(got, sf.reference.resample(values, method, seed, stream, group))
+    if values.size:
+        spoilt = np.array(values)
+        spoilt.flat[data.draw(st.integers(0, values.size - 1))] = data.draw(st.sampled_from([np.nan, np.inf]))
+        with pytest.raises(ValueError, match="log_weights"):
+            sf.resample(home.array(spoilt, "float32"), method=method)
+
+
 @pytest.mark.parametrize("operation", ["combine", "combine_gram", "residual"])
 @fuzz(100)
 @given(data=st.data())

@@ -90,6 +90,11 @@ PYBIND11_MODULE(_core, m) {
   m.def("combine_gram", &combine_gram, py::arg("u"), py::arg("c"), py::arg("out"));
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
 
+  m.def("resample", &resample, py::arg("log_weights"), py::arg("method"), py::arg("seed"), py::arg("stream"),
+        py::arg("first_group"));
+  m.def("resample_below", &resample_below, py::arg("log_weights"), py::arg("threshold"), py::arg("method"),
+        py::arg("seed"), py::arg("stream"), py::arg("first_group"));
+
   define_simplex(m);
   define_statistics(m);
 

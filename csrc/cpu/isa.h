@@ -13,6 +13,8 @@
 
 namespace scorefusion {
 
+struct Resampling;
+
 constexpr int narrow_lanes = 16;  // samples side by side in the loops for narrow samples
 
 // The loops that exist for float and for double blocks.
@@ -47,6 +49,8 @@ struct Kernels {
   void (*combine_bfloat16)(const bfloat16* const* u, const float* c, int m, bfloat16* y, int64_t n, bool streaming);
   // The 4·groups normals of counters q, q + 1, …; `to` has room for whole vectors (noise_slack floats more).
   void (*normals)(uint64_t seed, uint64_t stream, uint64_t q, int64_t groups, float* to);
+  // A group of particles (csrc/ops/resample_group.h); false where it has no weights.
+  bool (*resample)(const Resampling& r, int64_t group, double* memory);
 };
 
 constexpr int64_t noise_slack = 64;

@@ -6,6 +6,7 @@
 #include "../array/errors.h"
 #include "../ops/combine.h"
 #include "../ops/gram.h"
+#include "../ops/resample.h"
 #include "../ops/residual.h"
 
 namespace scorefusion {
@@ -37,9 +38,11 @@ void gram_cuda(const Batch&, const Coefficients&, const Output&, double*, double
 void residual_cuda(const Batch&, const Coefficients&, const Output&, double*, double*, double*, void*) {
   throw CudaError(cuda::reason);
 }
+void resample_cuda(const Resampling&, double*, void*) { throw CudaError(cuda::reason); }
 int64_t combine_workspace(const Batch&, const Coefficients&) { return 0; }
 int64_t gram_workspace(const Batch&, const Coefficients&, const Output&) { return 0; }
 int64_t residual_workspace(const Batch&, const Coefficients&) { return 0; }
+int64_t resample_workspace(const Resampling&) { return 0; }
 
 }  // namespace scorefusion
 

@@ -89,8 +89,6 @@ SF_INLINE float widen(float16 x) {
 #endif
 }
 SF_INLINE float widen(bfloat16 x) { return to_float(x); }
-SF_INLINE float widen(float x) { return x; }
-SF_INLINE double widen(double x) { return x; }
 
 template <class To, class From>
 SF_INLINE To narrow(From x) {
@@ -108,16 +106,6 @@ SF_INLINE float16 narrow<float16, double>(double x) {
   return narrow<float16>(round_to_odd(x));
 }
 #endif
-
-// Element `index` of an array of any type.
-SF_INLINE double element_of(const void* data, DType dtype, int64_t index) {
-  switch (dtype) {
-    case DType::float16: return widen(static_cast<const float16*>(data)[index]);
-    case DType::bfloat16: return widen(static_cast<const bfloat16*>(data)[index]);
-    case DType::float32: return static_cast<const float*>(data)[index];
-    default: return static_cast<const double*>(data)[index];
-  }
-}
 
 // ---- Helpers: one pack -------------------------------------------------------------------------------------------
 

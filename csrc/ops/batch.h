@@ -8,10 +8,21 @@
 #include <cstdint>
 
 #include "../array/dtype.h"
+#include "../math/convert.h"
 
 namespace scorefusion {
 
 constexpr int max_operands = 64;
+
+// Element `index` of an array of any type.
+SF_INLINE double element_of(const void* data, DType dtype, int64_t index) {
+  switch (dtype) {
+    case DType::float16: return to_double(static_cast<const float16*>(data)[index]);
+    case DType::bfloat16: return to_double(static_cast<const bfloat16*>(data)[index]);
+    case DType::float32: return to_double(static_cast<const float*>(data)[index]);
+    default: return static_cast<const double*>(data)[index];
+  }
+}
 
 // One operand u_j. Sample b of an array lies at data + b·stride, its elements one after another; stride is in
 // elements and may be 0 (an expanded batch) or negative. A noise operand has data == nullptr and regenerates

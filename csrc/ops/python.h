@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 #include "../array/noise.h"
 
 namespace scorefusion {
@@ -11,6 +13,11 @@ py::object combine(py::handle u, py::handle c, py::handle out);
 py::object gram(py::handle u, py::handle out);
 py::tuple combine_gram(py::handle u, py::handle c, py::handle out);  // y, G
 py::tuple residual(py::handle u, py::handle c, py::handle out);      // loss, grad
+py::object resample(py::handle log_weights, const std::string& method, py::handle seed, py::handle stream,
+                    py::handle first_group);
+// ancestors in the batch, log weights afterwards, log_sum, ess
+py::tuple resample_below(py::handle log_weights, double threshold, const std::string& method, py::handle seed,
+                         py::handle stream, py::handle first_group);
 py::object noise_like(const Noise& noise, py::handle x);
 
 }  // namespace scorefusion

@@ -19,6 +19,7 @@ from .ops import combine as combine
 from .ops import combine_gram as combine_gram
 from .ops import get_num_threads as get_num_threads
 from .ops import gram as gram
+from .ops import resample as resample
 from .ops import residual as residual
 from .ops import set_num_threads as set_num_threads
 
@@ -93,6 +94,7 @@ __all__ = [
     "minimize_on_simplex",
     "plot",
     "reference",
+    "resample",
     "residual",
     "sample",
     "schedule",

@@ -47,11 +47,22 @@ class Residual(NamedTuple):
     grad: Any  # (B, m) float64
 
 
+class Resampled(NamedTuple):
+    """What `resample_below` returns."""
+
+    ancestors: Any  # as the log weights, int64: indices in the batch
+    log_weights: Any  # as the log weights, float64: their log-sum-exp is 0 in each group
+    log_sum: Any  # (groups,) float64: the log-sum-exp before
+    ess: Any  # (groups,) float64: the effective sample size before
+
+
 # Bound once: a small call takes well under a microsecond, and two lookups are a tenth of that.
 _combine = _core.combine
 _gram = _core.gram
 _combine_gram = _core.combine_gram
 _residual = _core.residual
+_resample = _core.resample
+_resample_below = _core.resample_below
 
 
 def combine(u: Sequence[Any], c: Any, *, out: Any = None) -> Any:
@@ -149,6 +160,68 @@ def residual(u: Sequence[Any], c: Any, *, out: Any = None) -> Residual:
         (array([6.]), array([[ -4., -16.]]))
     """
     return Residual._make(_residual(u, c, out))
+
+
+def resample(
+    log_weights: Any, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> Any:
+    """Ancestors a of n particles, such that E[#{j: a_j = i}] = n w_i with w = softmax(log_weights).
+
+    Points p_j, increasing, are looked up in the cumulated weights, so ancestors do not decrease:
+
+    - "systematic": p_j = (j + u)/n; i is chosen ⌊n w_i⌋ or ⌈n w_i⌉ times.
+    - "stratified": p_j = (j + u_j)/n.
+    - "residual": ⌊n w_i⌋ times i, and what is missing drawn from n w_i − ⌊n w_i⌋.
+    - "multinomial": n independent draws, sorted.
+
+    In float64, and the same bits for any number of threads and on any device.
+
+    Args:
+        log_weights: ``(n,)``, or ``(groups, n)``, each group resampled for itself. Any numbers, −∞ among them; they
+            need not be normalised.
+        seed, stream: which random numbers, in [0, 2**64); none that a `Noise` has.
+        first_group: the number of the first group. Random numbers belong to a group's number, so groups that are
+            resampled apart have those they have together.
+
+    Returns:
+        Indices of the same shape, within the group, int64; a NumPy array where the framework knows no int64.
+
+    Raises:
+        ValueError: a group has NaN, +∞ or nothing but −∞. On a GPU, whose values are not waited for, its particles are
+            left where they are.
+
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> sf.resample(np.log([0.5, 0.25, 0.125, 0.125]))
+        array([0, 0, 1, 3])
+    """
+    return _resample(log_weights, method, seed, stream, first_group)
+
+
+def resample_below(
+    log_weights: Any,
+    threshold: float,
+    *,
+    method: str = "systematic",
+    seed: int = 0,
+    stream: int = 0,
+    first_group: int = 0,
+) -> Resampled:
+    """`resample` where a group's effective sample size (Σw)²/Σw² is below the threshold; elsewhere weights are carried.
+
+    For samplers on a GPU, which need not know on the host which of the groups are resampled.
+
+    Args:
+        log_weights, method, seed, stream, first_group: as for `resample`.
+        threshold: particles.
+
+    Returns:
+        ``.ancestors``: of the batch, so group g begins at g n; those of a group that is not resampled are itself.
+        ``.log_weights``: −log n where resampled, else less their log-sum-exp. ``.log_sum (groups,)``: the log-sum-exp,
+        ``.ess (groups,)``: before. All float64, NaN on a GPU in a group that cannot be resampled.
+    """
+    return Resampled._make(_resample_below(log_weights, threshold, method, seed, stream, first_group))
 
 
 def set_num_threads(n: int) -> None:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CombineGram", "Residual", "combine", "combine_gram", "gram", "normal", "philox4x32", "residual"]
+__all__ = ["CombineGram", "Residual", "combine", "combine_gram", "gram", "normal", "philox4x32", "resample", "residual"]
 
 Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
 UInt64 = NDArray[np.uint64]
 
 
@@ -64,6 +65,31 @@ def residual(u: Sequence[Any], c: ArrayLike) -> Residual:
     return Residual(loss, grad, r)
 
 
+def resample(
+    log_weights: ArrayLike, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> Int64:
+    """a_j = the first i with w_0 + … + w_i > p_j, ``(n,)`` or ``(groups, n)``; w = softmax(log_weights)."""
+    log_w = np.asarray(log_weights, np.float64)
+    if log_w.ndim == 2:
+        groups = [resample(row, method, seed, stream, first_group + g) for g, row in enumerate(log_w)]
+        return np.array(groups, np.int64).reshape(log_w.shape)
+    n = len(log_w)
+    w = np.exp(log_w - log_w.max(initial=-np.inf))
+    w /= w.sum()
+    j = np.arange(n)
+    if method == "systematic":
+        return _first_above(w, (j + _uniforms(1, seed, stream, first_group)) / n)
+    if method == "stratified":
+        return _first_above(w, (j + _uniforms(n, seed, stream, first_group)) / n)
+    if method == "multinomial":
+        return _first_above(w, _sorted_uniforms(n, seed, stream, first_group))
+    copies = np.floor(n * w).astype(np.int64)
+    missing = n - int(copies.sum())
+    drawn = _first_above(n * w - copies, _sorted_uniforms(missing, seed, stream, first_group))
+    ancestors: Int64 = np.sort(np.concatenate([np.repeat(j, copies), drawn]))
+    return ancestors
+
+
 def normal(seed: int, stream: int, sample: ArrayLike, shape: Sequence[int]) -> Float64:
     """The values that ``Noise(seed, stream, sample)`` stands for in a batch of `shape` ``(B, *event)``, unrounded.
 
@@ -90,6 +116,27 @@ def philox4x32(counter: Sequence[ArrayLike], key: Sequence[ArrayLike]) -> tuple[
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = _halves(k0 + _word(0x9E3779B9))[0], _halves(k1 + _word(0xBB67AE85))[0]
     return c0, c1, c2, c3
+
+
+def _uniforms(count: int, seed: int, stream: int, group: int) -> Float64:
+    """Odd multiples of 2⁻⁵³, from the first two words of the counters 2⁶³ + 2³² group + j."""
+    q: UInt64 = np.add(_word(2**63 + 2**32 * group), np.arange(count, dtype=np.uint64))
+    w = philox4x32(_halves(q) + _halves(_word(stream)), _halves(_word(seed)))
+    u: Float64 = np.multiply(((w[1] << _word(32)) + w[0]) >> _word(12), 2.0**-52) + 2.0**-53
+    return u
+
+
+def _sorted_uniforms(count: int, seed: int, stream: int, group: int) -> Float64:
+    """Spaced like the sums of exponential variables."""
+    sums = np.cumsum(-np.log(_uniforms(count + 1, seed, stream, group)))
+    u: Float64 = sums[:-1] / sums[-1]
+    return u
+
+
+def _first_above(w: Float64, p: Float64) -> Int64:
+    """The first i with w_0 + … + w_i > p Σw, for each p."""
+    total: Float64 = np.cumsum(w)
+    return np.searchsorted(total, np.minimum(p * total[-1:], np.nextafter(total[-1:], 0)), side="right")
 
 
 def _radius(w: UInt64) -> Float64:

@@ -84,7 +84,7 @@ inline Place some_place(Random& random, DType dtype, int64_t samples, int64_t si
 
 // Element d of sample b of operand u, the slow way.
 inline double value_of(const Operand& u, int64_t size, int64_t b, int64_t d) {
-  if (!u.is_noise()) return cuda::element_of(u.data, u.dtype, b * u.stride + d);
+  if (!u.is_noise()) return element_of(u.data, u.dtype, b * u.stride + d);
   const uint64_t id = u.ids ? uint64_t(u.ids[b * u.ids_stride]) : u.first + uint64_t(b);
   const uint64_t e = id * uint64_t(size) + uint64_t(d);
   float z[4];

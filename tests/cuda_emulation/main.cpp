@@ -1,9 +1,9 @@
 // Runs the CUDA launchers under emulation and compares them with the CPU launchers, over random calls.
 //
-//   main combine|gram|residual|shape|far|sums|all [calls per kind of call] [seed]
+//   main combine|gram|residual|resample|shape|far|sums|all [calls per kind of call] [seed]
 //
-// combine and every elementwise result must agree bit for bit, sums up to a bound on what another order of
-// addition may change. Prints what differs; the exit status says whether anything did.
+// combine, every elementwise result and all of resample must agree bit for bit, sums up to a bound on what another
+// order of addition may change. Prints what differs; the exit status says whether anything did.
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -11,6 +11,7 @@
 #include "../../csrc/ops/combine.h"
 #include "../../csrc/ops/gram.h"
 #include "../../csrc/ops/reductions.h"
+#include "../../csrc/ops/resample.h"
 #include "../../csrc/ops/residual.h"
 #include "cases.h"
 
@@ -30,8 +31,7 @@ bool same_value(double a, double b) { return a == b || (std::isnan(a) && std::is
 bool same_memory(const Place& a, const Memory& b) {
   if (std::memcmp(a.memory.data(), b.data(), size_t(b.bytes())) == 0) return true;
   for (int64_t i = 0; i < b.bytes() / size_of(a.dtype); ++i)
-    if (!same_value(cuda::element_of(a.memory.data(), a.dtype, i), cuda::element_of(b.data(), a.dtype, i)))
-      return false;
+    if (!same_value(element_of(a.memory.data(), a.dtype, i), element_of(b.data(), a.dtype, i))) return false;
   return true;
 }
 
@@ -154,9 +154,9 @@ void test_residual(Random& random, const Case& c) {
     std::vector<double> r(size_t(batch.size)), sums(size_t(1 + m));
     for (int64_t d = 0; d < batch.size; ++d) {
       for (int64_t j = 0; j < m; ++j) {
-        const double c_j =
-            c.host_c.data ? cuda::element_of(c.host_c.data, c.host_c.dtype, b * c.host_c.stride + j * c.host_c.step)
-                          : c.host_c.values[j];
+        const double c_j = c.host_c.data
+                               ? element_of(c.host_c.data, c.host_c.dtype, b * c.host_c.stride + j * c.host_c.step)
+                               : c.host_c.values[j];
         r[size_t(d)] = std::fma(c_j, value_of(batch.u[j], batch.size, b, d), r[size_t(d)]);
       }
       sums[0] += r[size_t(d)] * r[size_t(d)];
@@ -180,6 +180,54 @@ void test_residual(Random& random, const Case& c) {
     if (!same_value(loss[i], loss_r[i])) return report("loss depends on r being written", c.text);
   for (int64_t i = 0; i < B * m; ++i)
     if (!same_value(grad[i], grad_r[i])) return report("grad depends on r being written", c.text);
+}
+
+// Groups of particles whose log weights lie anyhow; some groups cannot be resampled.
+void test_resample(Random& random, int64_t n) {
+  const int64_t groups = random.one_of<int64_t>({1, 2, 3, 7});
+  const Place place = some_place(random, some_type(random, Types::all), groups, n, true);
+  const bool special = random.chance(0.2);
+  for (int64_t i = 0; i < place.memory.bytes() / size_of(place.dtype); ++i)
+    put(place.memory.data(), place.dtype, i, random.chance(0.1) ? -INFINITY : some_value(random, special));
+
+  Resampling r;
+  r.log_weights = place.data(), r.dtype = place.dtype, r.group_stride = place.stride;
+  r.groups = groups, r.n = n;
+  r.method = random.one_of(
+      {ResampleMethod::systematic, ResampleMethod::stratified, ResampleMethod::residual, ResampleMethod::multinomial});
+  r.threshold = random.one_of({double(INFINITY), 0.0, 0.3 * double(n)});
+  r.seed = random.engine(), r.stream = random.engine(), r.first_group = uint64_t(random.below(1 << 20));
+  r.in_batch = random.chance(0.5);
+  const bool carries = random.chance(0.7);
+
+  struct Results {
+    Doubles ancestors, carried, log_sum, ess;  // ancestors: the bits of int64
+    Results(int64_t groups, int64_t n) : ancestors(groups * n), carried(groups * n), log_sum(groups), ess(groups) {}
+    Resampling into(Resampling r, bool carries) const {
+      r.ancestors = reinterpret_cast<int64_t*>(ancestors.data());
+      if (carries) r.carried = carried.data(), r.log_sum = log_sum.data(), r.ess = ess.data();
+      return r;
+    }
+  };
+  const Results expected(groups, n), got(groups, n);
+  resample_cpu(expected.into(r, carries), {});
+  vary(random);
+  const Doubles workspace(resample_workspace(r));
+  resample_cuda(got.into(r, carries), workspace.data(), nullptr);
+
+  const auto compare = [&](const char* what, const Doubles& a, const Doubles& b) {
+    const auto* left = reinterpret_cast<const int64_t*>(a.data());
+    const auto* right = reinterpret_cast<const int64_t*>(b.data());
+    for (int64_t i = 0; i < a.count(); ++i)
+      if (left[i] != right[i] && !(std::isnan(a[i]) && std::isnan(b[i])))
+        return report(what, "n=" + std::to_string(n) + " groups=" + std::to_string(groups) + " method " +
+                                std::to_string(int(r.method)) + " at " + std::to_string(i));
+  };
+  compare("ancestors", got.ancestors, expected.ancestors);
+  if (!carries) return;
+  compare("log weights", got.carried, expected.carried);
+  compare("log_sum", got.log_sum, expected.log_sum);
+  compare("ess", got.ess, expected.ess);
 }
 
 // ---- Laws
@@ -241,6 +289,7 @@ void test_sums(Random& random) {
       calls += 2;
     }
   }
+  for (int i = 0; i < 12; ++i, ++calls) test_resample(random, 100 + 50 * i);
 }
 
 // ---- All of it
@@ -259,6 +308,9 @@ void run(const std::string& what, int repeats, uint64_t seed) {
       }
     }
   }
+  if (all || what == "resample")
+    for (int i = 0; i < repeats; ++i)
+      for (const int64_t n : {1, 2, 3, 31, 32, 33, 64, 137, 256, 257, 1000, 3000}) test_resample(random, n), ++calls;
   if (all || what == "shape") test_shape(random);
   if (all || what == "far") test_far(random);
   if (all || what == "sums") test_sums(random);
