@@ -43,6 +43,8 @@ if _TYPE_CHECKING:
     from .simplex import SimplexSolution as SimplexSolution
     from .simplex import minimize_on_simplex as minimize_on_simplex
     from .statistics import Statistics as Statistics
+    from .superposition import Superposition as Superposition
+    from .superposition import superpose as superpose
 
 # Loaded when first asked for, so that importing the engine stays quick: name -> the module that has it.
 _LATER = {
@@ -65,6 +67,8 @@ _LATER = {
     "SimplexSolution": "simplex",
     "minimize_on_simplex": "simplex",
     "Statistics": "statistics",
+    "Superposition": "superposition",
+    "superpose": "superposition",
 }
 
 __all__ = [
@@ -79,6 +83,7 @@ __all__ = [
     "SimplexDescent",
     "SimplexSolution",
     "Statistics",
+    "Superposition",
     "TimeWeights",
     "analytic",
     "build_info",
@@ -100,6 +105,7 @@ __all__ = [
     "schedule",
     "set_num_threads",
     "solver",
+    "superpose",
 ]
 
 

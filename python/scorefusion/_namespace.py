@@ -102,6 +102,11 @@ def host(array: Any) -> Any:
     return array.get() if framework_of(array) == "cupy" else np.asarray(array)
 
 
+def if_on_host(array: Any) -> Any:
+    """The values in NumPy if they can be read without waiting, else the array itself."""
+    return host(array) if on_host(array) else array
+
+
 def like(values: Any, x: Any, dtype: str) -> Any:
     """`values`, a NumPy array or one of x's library, as an array of this dtype in x's library, where x lies."""
     if _is_torch(x):

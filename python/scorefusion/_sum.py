@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from . import _namespace, ops
 from ._core import Noise
@@ -68,3 +71,46 @@ def evaluate(u: list[Any], c: list[Any], x: Any, out: Any = None) -> Any:
         if type(c_j) is not float:
             return _namespace.combine(u, c, out)
     return ops.combine(u, c, out=out)
+
+
+def rows_of(sums: Sequence[Sum]) -> tuple[list[Any], Any]:
+    """Every operand of n sums once, and the coefficients of the sums: ``(n, m)``, or ``(B, n, m)`` if samples differ."""
+    operands = {id(u): u for total in sums for u in total.u}
+    place = {key: j for j, key in enumerate(operands)}
+    B = next((len(c) for total in sums for c in total.c if np.ndim(c)), 0)
+    V = np.zeros((B, len(sums), len(place)) if B else (len(sums), len(place)))
+    for i, total in enumerate(sums):
+        for u, c in zip(total.u, total.c, strict=True):
+            V[..., i, place[id(u)]] += c
+    return list(operands.values()), V
+
+
+def gram(u: list[Any]) -> Any:
+    """<u_i, u_j> ``(B, m, m)`` of any number of operands."""
+    if len(u) <= _MOST:
+        return ops.gram(u)
+    half, m = _MOST // 2, len(u)
+    G: Any = None
+    for i in range(0, m, half):
+        for j in range(i + half, m, half):
+            block = ops.gram([*u[i : i + half], *u[j : j + half]])
+            if G is None:
+                G = _namespace.empty((block.shape[0], m, m), block, "float64")
+            first = min(half, m - i)
+            here, there = slice(i, i + first), slice(j, j + half)
+            G[:, here, here], G[:, here, there] = block[:, :first, :first], block[:, :first, first:]
+            G[:, there, here], G[:, there, there] = block[:, first:, :first], block[:, first:, first:]
+    return G
+
+
+def inner(V: Any, G: Any) -> Any:
+    """The inner products ``(B, n, n)`` of n sums with coefficients V ``(n, m)`` or ``(B, n, m)``: V G Vᵀ."""
+    xp = _namespace.namespace(G)
+    V = V if xp is np else _namespace.like(V, G, "float64")
+    return xp.matmul(xp.matmul(V, G), xp.swapaxes(V, -1, -2))
+
+
+def gram_of(sums: Sequence[Sum]) -> Any:
+    """<v_i, v_j> ``(B, n, n)``, float64, of n sums: their operands are read once."""
+    u, V = rows_of(sums)
+    return inner(V, _namespace.if_on_host(gram(u)))

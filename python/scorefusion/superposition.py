@@ -1,0 +1,493 @@
+"""Superposition: samples of "one or the other", "one and the other" of k models, with every model's log density.
+
+Along any path y(ρ), a step from ρ to ρ′ < ρ with h = ρ² − ρ′² changes the log density of model i at its noise level by
+
+    d log q_i = <dy, s_i> − ½ h ‖s_i‖²        if dy has the noise √h z (Itô; dy = h S + √h z, any drift S),
+    d log q_i = <dy, s_i> − ½ h (‖s_i‖² + ∇·s_i)    if dy has none (dy = ½ h S),
+
+from log N(y; 0, ρ_T²) on, which is common to all. With S = Σ_i κ_i s_i all of it is in the Gram matrix of the scores
+and the noise, so it costs no call of a model and no read of the state. The κ decide what is sampled:
+
+    or     κ = softmax(temperature · log q + bias): Σ_i ω_i q_i for temperature 1, bias log ω
+    and    all d log q_i equal: S is the centre of the sphere through the scores, and the noise in their span is removed
+    mean   κ = 1/k
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _namespace, ops
+from ._divergence import EXACT, along, divergences
+from ._host import at_home, on_host
+from ._progress import Progress
+from ._run import Run, prepare, without_gradients
+from ._sum import _MOST, Sum, gram, inner, rows_of
+from .model import Fusion, _Level, _one_of
+from .schedule import Schedule
+
+__all__ = ["Superposition", "superpose"]
+
+Float64 = NDArray[np.float64]
+
+_CUT = 1e-10  # of the largest eigenvalue: below it, scores have no difference in a direction
+_ROUNDING = {"float64": 1e-14, "float32": 1e-10}  # of ‖s‖², likewise: what is left of differences by rounding
+
+
+@dataclass(frozen=True)
+class Superposition:
+    """What `superpose` returns."""
+
+    x: Any  # (B, *event)
+    log_density: Any  # (B, k) float64: log q_i of x at the last of the times, in nats, as it was estimated on the way
+    unbiased: bool  # is that an estimate of the true log q_i(x), right in the limit of many steps?
+    weights: Any = None  # (steps, B, k) float64, if asked for: κ, with y′ = y + h Σ_i κ_i s_i + √h z
+    log_densities: Any = None  # (steps + 1, B, k) float64, if asked for: log q_i at every one of the times
+
+
+def superpose(
+    models: Sequence[Any],
+    shape: Sequence[int],
+    *,
+    mode: str = "or",
+    temperature: float = 1.0,
+    bias: ArrayLike | None = None,
+    noise: str = "sde",
+    correct: str | None = None,
+    weights: Any = None,
+    lift: float = 0.0,
+    guidance_scale: float | Callable[[Any], Any] | None = None,
+    probes: int | str | None = None,
+    steps: int = 200,
+    seed: int = 0,
+    like: Any = None,
+    times: str | ArrayLike = "logsnr",
+    start: tuple[Any, float] | None = None,
+    log_density: Any = None,
+    first_sample: Any = 0,
+    first_step: int = 0,
+    schedule: Schedule | None = None,
+    denoise: bool = False,
+    trace: bool = False,
+    callback: Callable[[int, float, Any, Any], Any] | None = None,
+    progress: bool = False,
+) -> Superposition:
+    """Samples ``(B, *event)`` of k models superposed, and the log density of each under every model.
+
+    One step is one call of every model and one read of what they return (two for "and"); sample b depends on the seed
+    and on ``first_sample + b`` alone. See the module's documentation for the formulas.
+
+    Args:
+        models: k of them, of any schedules and kinds of prediction.
+        shape: ``(B, *event)``.
+        mode: "or" samples Σ_i ω_i q_i, with ``bias = log ω``; "and" keeps the k log densities equal, which asks for
+            k ≤ D elements; "mean" follows the mean of the scores.
+        temperature: of "or": 0 takes fixed weights softmax(bias), large values the likeliest model alone.
+        bias: ``(k,)``. For "or" see above. For "and" the log q_i − log q_1 to end with, of which every step
+            brings a share in proportion to its log-SNR.
+        noise: "sde", or "ode" for the probability flow, which needs divergences of all scores (see `probes`).
+        correct: for "and" with noise: κ depends on the noise it is used with, so what is kept equal are the estimates,
+            not the true log densities, which come out nats apart. "curvature" keeps these equal, in the limit of many
+            steps, at the price of 2 (k − 1) further calls of every model in each step.
+        weights: λ ``(k,)``, a Fit, or a function of t: then S = Σ_i λ_i s_i, and `mode` is without effect: samples
+            of the fused model with every model's log density.
+        lift: for "and": each log q_i of i > 1 gains this on log q_1 in all, the same in each step.
+        guidance_scale: w, a number or a function of t. The last of the models is then the unconditional one, and not
+            among the k: the drift takes s_un + w (s_i − s_un) for s_i. Densities are those of the s_i themselves.
+        probes: how divergences are had: "exact", or by so many random signs (Hutchinson). By default exact up to 64
+            elements, one probe beyond. By the framework's derivatives (PyTorch, JAX), else by central differences.
+        steps: how many.
+        seed: of all noise.
+        like: an array whose framework, device and dtype the samples have; float32 NumPy if None.
+        times: "uniform", "logsnr", "karras", or decreasing times, as in `sample`.
+        start: (x, t), to begin elsewhere than from noise at t_max.
+        log_density: ``(B, k)``, that of ``start``; if None, that of pure noise, N(0, σ²).
+        first_sample: the index of the first sample, or ``(B,)`` int64, one for each.
+        first_step: the step that `start` is at: a run that was interrupted goes on with the same bits.
+        schedule: that of x and t, by default the models' common one.
+        denoise: the last step adds no noise. The log densities lack its curvature then, and are biased.
+        trace: keep κ and log q of all steps.
+        callback: ``callback(step, t, x, log_density)`` before every step.
+        progress: show it.
+
+    Returns:
+        A `Superposition`: ``.x (B, *event)``, ``.log_density (B, k)``, ``.unbiased``, ``.weights``, ``.log_densities``.
+
+    Example:
+        >>> import numpy as np
+        >>> import scorefusion as sf
+        >>> vp = sf.schedule.VP()
+        >>> a, b = (sf.analytic.GaussianMixture([1.0], [[m]], [0.25]) for m in (-2.0, 2.0))
+        >>> either = sf.superpose([a.model(vp), b.model(vp)], (1000, 1), bias=np.log([0.2, 0.8]), seed=1)
+        >>> (either.x > 0).mean().round(1), either.log_density.shape
+        (0.8, (1000, 2))
+    """
+    _one_of("mode", mode, ("or", "and", "mean"))
+    _one_of("noise", noise, ("sde", "ode"))
+    _one_of("correct", correct, (None, "curvature"))
+    run = prepare(
+        models,
+        shape,
+        steps=steps,
+        seed=seed,
+        like=like,
+        times=times,
+        start=start,
+        first_sample=first_sample,
+        first_step=first_step,
+        schedule=schedule,
+        denoise=denoise,
+        reuse=callback is None,
+    )
+    k = len(run.models) - (guidance_scale is not None)
+    if k < 1:
+        raise ValueError("with guidance_scale the last of the models is the unconditional one: give two or more")
+    if weights is not None and mode == "and":
+        raise ValueError("weights are given, so mode='and' has none to find: leave one of the two out")
+    both = mode == "and" and weights is None
+    if correct is not None and (not both or noise == "ode"):
+        raise ValueError("correct='curvature' is for mode='and' with noise='sde'; everything else needs no correction")
+    if lift != 0.0 and not both:
+        raise ValueError("lift is for mode='and'; mode='or' has bias")
+    if bias is not None and (weights is not None or mode == "mean"):
+        raise ValueError("bias is for mode='or' and mode='and'; fixed weights have no use for it")
+    offset = np.zeros(k) if bias is None else on_host(bias, "bias")
+    if offset.shape != (k,) or not (np.isfinite(offset).all() if both else (offset < math.inf).all()):
+        raise ValueError(f"bias must be ({k},), one for each model, and finite, got {offset.tolist()}")
+    if not math.isfinite(temperature):
+        raise ValueError(f"temperature must be finite, got {temperature}")
+    if log_density is not None and start is None:
+        raise ValueError("log_density is that of start=(x, t), which is not given")
+
+    path = _Path(run, k, noise, correct is not None, guidance_scale, _probes(probes, run.x))
+    weigh: _Or | _And | _Fixed
+    if weights is not None:
+        weigh = _Fixed.of_fusion(run, weights, k)
+    elif mode == "and":
+        weigh = _And(run, offset, lift)
+    elif mode == "or":
+        weigh = _Or(temperature, offset)
+    else:
+        weigh = _Fixed([np.full(k, 1.0 / k)] * run.steps)
+    path.begin(first_step, log_density)
+    kept: list[Any] = []
+    levels = [path.log_density(first_step)] if trace else []
+    with without_gradients(), Progress("superposing", run.steps, "steps", silent=not progress) as shown:
+        for i in range(first_step, run.steps):
+            if callback is not None:
+                callback(i, run.plan.t[i], run.x, at_home(path.log_density(i), run.x))
+            kappa = path.step(i, weigh)
+            if trace:
+                kept.append(kappa)
+                levels.append(path.log_density(i + 1))
+            shown.advance(1)
+    known = start is None or log_density is not None or math.isclose(run.plan.t[0], start[1]) and first_step == 0
+    noiseless = noise == "sde" and run.steps > first_step and path.is_noiseless(run.steps - 1)
+    return Superposition(
+        run.result(),
+        at_home(path.log_density(run.steps), run.x),
+        unbiased=known and not noiseless and (not both or noise == "ode" or correct is not None or k == 1),
+        weights=at_home(_stacked(kept), run.x) if trace else None,
+        log_densities=at_home(_stacked(levels), run.x) if trace else None,
+    )
+
+
+def _probes(probes: int | str | None, x: Any) -> int | None:
+    """How many; None for exact divergences."""
+    if probes is None:
+        return None if math.prod(x.shape[1:]) <= EXACT else 1
+    if isinstance(probes, str):
+        _one_of("probes", probes, ("exact",))
+        return None
+    if not 1 <= probes <= 127:
+        raise ValueError(f"probes must be 'exact' or from 1 to 127, got {probes}")
+    return probes
+
+
+def _stacked(arrays: list[Any]) -> Any:
+    return _namespace.namespace(arrays[0]).stack(arrays) if arrays else np.zeros((0, 0, 0))
+
+
+class _Numbers:
+    """Of one step: dy = η S + √ν z and d log q_i = <dy, s_i> − q ‖s_i‖² − τ_i, with S = Σ_i κ_i ((1 − w) s_un + w s_i).
+
+    Vectors are rows of V ``(n, m)`` or ``(B, n, m)``, coefficients of operands: s_1 … s_k, s_un if there is one, and z.
+    """
+
+    __slots__ = ("beta", "eta", "k", "q", "root", "tau", "w")
+
+    def __init__(self, k: int, eta: float, root: float, q: float, w: float | None) -> None:
+        self.k, self.eta, self.root, self.q, self.w = k, eta, root, q, w
+        self.tau: Any = None  # (B, k)
+
+    def drift(self, kappa: Any) -> Any:
+        """What κ ``(k,)`` or ``(B, k)`` makes of dy: the coefficients of the rows, ``(n,)`` or ``(B, n)``."""
+        xp = _namespace.namespace(kappa)
+        parts = [kappa * (self.eta * (1.0 if self.w is None else self.w))]
+        if self.w is not None:
+            parts.append(kappa.sum(-1)[..., None] * (self.eta * (1 - self.w)))
+        if self.root != 0.0:
+            parts.append(xp.full_like(kappa[..., :1], self.root))
+        return xp.concatenate(parts, -1)
+
+    def increments(self, drift: Any, M: Any) -> Any:
+        """d log q_i ``(B, k)``, M ``(B, n, n)`` the inner products of the rows."""
+        xp = _namespace.namespace(M)
+        dy = drift if xp is np or not isinstance(drift, np.ndarray) else _namespace.like(drift, M, "float64")
+        along_s = xp.matmul(dy[..., None, :], M[..., : self.k])[..., 0, :]
+        gain = along_s - self.q * xp.diagonal(M, 0, -2, -1)[..., : self.k]
+        return gain if self.tau is None else gain - self.tau
+
+
+class _Path:
+    """The state on its way, and how much every log q_i has gained."""
+
+    def __init__(
+        self, run: Run, k: int, noise: str, corrected: bool, guidance_scale: Any, probes: int | None
+    ) -> None:
+        self.run, self.k, self.corrected, self.probes = run, k, corrected, probes
+        self.ode = noise == "ode"
+        self._guidance_scale = guidance_scale
+        self.gained: Any = None  # (B, k), beyond what is common to all
+        self._common: Any = None  # (B,), log N(x; 0, σ²) at the beginning ...
+        self._since = 0  # ... and the level of that
+
+    def begin(self, level: int, log_density: Any) -> None:
+        x, plan = self.run.x, self.run.plan
+        B = x.shape[0]
+        zeros = np.zeros((B, self.k))
+        if log_density is None:
+            self.gained = _on(zeros, x)
+            if not self.run.is_pure_noise(level):
+                self._set_prior(level)
+            return
+        given = _namespace.if_on_host(log_density) if _namespace.is_array(log_density) else np.asarray(log_density)
+        if tuple(given.shape) != (B, self.k):
+            raise ValueError(f"log_density must be ({B}, {self.k}), one for each model, got {tuple(given.shape)}")
+        if self.run.is_pure_noise(level):
+            raise ValueError(f"log_density is without effect where there is noise alone, at t = {plan.t[level]:g}")
+        self.gained = _namespace.float64_of(given)
+        self._common, self._since = _on(np.zeros(B), x), level
+
+    def _set_prior(self, level: int) -> None:
+        """log N(x; 0, σ²)"""
+        x, plan = self.run.x, self.run.plan
+        sigma, size = plan.rho[level] * plan.alpha[level], math.prod(x.shape[1:])
+        if sigma == 0:
+            self._common = _on(np.full(x.shape[0], math.nan), x)
+        else:
+            G = _namespace.if_on_host(ops.gram([x]))[:, 0, 0]
+            self._common = G * (-0.5 / sigma**2) - 0.5 * size * math.log(2 * math.pi * sigma**2)
+        self._since = level
+
+    def log_density(self, level: int) -> Any:
+        """log q_i of x at a level ``(B, k)``, the one where the state is."""
+        if self._common is None:  # noise alone: N(0, 1) for all
+            x = self.run.x
+            G = _namespace.if_on_host(ops.gram([x]))[:, 0, 0]
+            sigma = self.run.plan.rho[level] * self.run.plan.alpha[level]
+            size = math.prod(x.shape[1:])
+            return self.gained + (G * (-0.5 / sigma**2) - 0.5 * size * math.log(2 * math.pi * sigma**2))[:, None]
+        alpha = self.run.plan.alpha
+        scaled = math.prod(self.run.x.shape[1:]) * math.log(alpha[level] / alpha[self._since])
+        return self.gained + (self._common - scaled)[:, None]
+
+    def is_noiseless(self, i: int) -> bool:
+        return self.run.plan.rho[i + 1] == 0 or (self.run.denoise and i == self.run.steps - 1)
+
+    def step(self, i: int, weigh: Any) -> Any:
+        """From level i to the next; κ ``(B, k)``."""
+        run, plan, k = self.run, self.run.plan, self.k
+        pure = run.is_pure_noise(i)
+        x0 = run.estimates(run.x, plan, i)
+        rho, rho_next = plan.rho[i], plan.rho[i + 1]
+        w = self._scale(i)
+        if pure:
+            # Out of noise alone y′ = Σ κ_i x̂₀_i + ρ′ z, and log q_i is log N(y′; x̂₀_i, ρ′²): the step from y = 0 with
+            # h = ρ′² and s_i = x̂₀_i/ρ′². Without noise of its own it goes on with that in the state.
+            h = rho_next**2 or 1.0
+            y = Sum([], [])
+            s = [x0_i / h for x0_i in x0]
+            z = Sum([run.x], [1 / (rho * plan.alpha[i])]) if self.ode else Sum([run.noise(i, 0)], [1.0])
+        else:
+            h = (rho - rho_next) * (rho + rho_next)
+            y = Sum([run.x], [1 / plan.alpha[i]])
+            s = [(x0_i - y) / rho**2 for x0_i in x0]
+            z = Sum([run.noise(i, 0)], [1.0])
+        if self.ode and not pure:
+            numbers = _Numbers(k, 0.5 * h, 0.0, 0.5 * h, w)
+            numbers.tau = 0.5 * h * divergences(run, i, self.probes)[:, :k]
+        else:
+            quiet = rho_next == 0 or (not self.ode and self.is_noiseless(i))
+            numbers = _Numbers(k, h, 0.0 if quiet else math.sqrt(h), 0.5 * h, w)
+        u, V = rows_of([y, *s, *([z] if numbers.root != 0.0 else [])])
+        base, V = V[..., 0, :], V[..., 1:, :]
+        alpha = plan.alpha[i + 1]
+        kappa = weigh.known(i, self.gained)
+        if kappa is None:
+            G = _namespace.if_on_host(gram(u))
+            curvature = None
+            if self.corrected and numbers.root != 0.0 and not pure:
+
+                def curvature(directions: list[Any]) -> Any:
+                    return 0.5 * h * self._curvature(i, u, directions)
+
+            kappa = weigh.equalising(i, numbers, V, G, curvature)
+            drift = numbers.drift(kappa)
+            run.x = _combined(u, _step_coefficients(base, V, drift, alpha), run)
+        else:
+            drift = numbers.drift(kappa)
+            run.x, G = _combined_gram(u, _step_coefficients(base, V, drift, alpha), run)
+        self.gained = self.gained + numbers.increments(drift, inner(V, G))
+        if self._common is None:
+            self._set_prior(i + 1)
+        return self.gained * 0 + (kappa if _same(kappa, self.gained) else _namespace.like(kappa, self.gained, "float64"))
+
+    def _scale(self, i: int) -> float | None:
+        scale = self._guidance_scale
+        if scale is None:
+            return None
+        return float(scale(self.run.plan.t[i]) if callable(scale) else scale)
+
+    def _curvature(self, i: int, u: list[Any], directions: list[Any]) -> Any:
+        """Σ_v <v, ∇s_j v> ``(B, k)`` for directions given as coefficients ``(B, m)`` of the operands."""
+        run = self.run
+        length = min(math.sqrt(math.prod(run.x.shape[1:])), 10.0)
+        return along(run, i, [_combined(u, c, run) for c in directions], length)[:, : self.k]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return isinstance(a, np.ndarray) == isinstance(b, np.ndarray)
+
+
+def _on(values: Float64, x: Any) -> Any:
+    """float64 values where the Gram matrices of x are: in NumPy unless x is on a GPU."""
+    return values if x is None or _namespace.on_host(x) else at_home(values, x)
+
+
+def _step_coefficients(base: Any, V: Any, drift: Any, alpha: float) -> Any:
+    """Of x′ = α′ (y + dy) over the operands, ``(m,)`` or ``(B, m)``."""
+    if not isinstance(drift, np.ndarray):
+        base, V = (_namespace.like(v, drift, "float64") for v in (base, V))
+    xp = _namespace.namespace(drift)
+    if drift.ndim == 1 and V.ndim == 2:
+        return alpha * (base + drift @ V)
+    return alpha * (base + xp.matmul(drift[..., None, :], V)[..., 0, :])
+
+
+def _combined(u: list[Any], c: Any, run: Run) -> Any:
+    """Σ_j c_j u_j in x's dtype."""
+    if len(u) > _MOST:
+        first = _combined(u[:_MOST], c[..., :_MOST], run)
+        rest = c[..., _MOST:]
+        one = _namespace.namespace(c).ones_like(c[..., :1])
+        return _combined([first, *u[_MOST:]], _namespace.namespace(c).concatenate([one, rest], -1), run)
+    return ops.combine(u, c, out=run._room())
+
+
+def _combined_gram(u: list[Any], c: Any, run: Run) -> tuple[Any, Any]:
+    if len(u) > _MOST:
+        return _combined(u, c, run), _namespace.if_on_host(gram(u))
+    y, G = ops.combine_gram(u, c, out=run._room())
+    return y, _namespace.if_on_host(G)
+
+
+class _Fixed:
+    """κ that depends on t alone: ``(k,)`` or ``(B, k)`` for every step."""
+
+    def __init__(self, kappa: list[Any]) -> None:
+        self._kappa = kappa
+
+    @classmethod
+    def of_fusion(cls, run: Run, weights: Any, k: int) -> _Fixed:
+        fusion = Fusion(run.models[:k], weights, run.schedule)
+        found = []
+        for t in run.plan.t[:-1]:
+            each = fusion._weights_at(_Level(run.schedule, t), run.x.shape[0])
+            found.append(np.stack(np.broadcast_arrays(*map(np.asarray, each)), -1).astype(np.float64))
+        return cls(found)
+
+    def known(self, i: int, gained: Any) -> Any:
+        return self._kappa[i]
+
+
+class _Or:
+    """κ = softmax(temperature · log q + bias)"""
+
+    def __init__(self, temperature: float, bias: Float64) -> None:
+        self._temperature, self._bias = float(temperature), bias
+
+    def known(self, i: int, gained: Any) -> Any:
+        xp = _namespace.namespace(gained)
+        logits = self._temperature * gained + _on(self._bias, gained)
+        each = xp.exp(logits - xp.amax(logits, -1)[..., None])
+        return each / each.sum(-1)[..., None]
+
+
+class _And:
+    """κ for which all d log q_i are equal, or differ by β_i.
+
+    With s̄ the mean of the scores, e_i = s_i − s̄, K_ij = <e_i, e_j> and κ = 1/k + a, this asks, up to a number common
+    to all i, for η w K a = q K_ii + (2 q − η w) <s̄, e_i> − η (1 − w) <s_un, e_i> − √ν <z, e_i> + τ_i + β_i.
+    Directions in which the scores do not differ are left as they are: any κ will do there.
+    """
+
+    def __init__(self, run: Run, bias: Float64, lift: float) -> None:
+        rho = np.array(run.plan.rho)
+        with np.errstate(divide="ignore"):
+            logsnr = -2 * np.log(rho)
+        usable = np.isfinite(logsnr) & (rho < 1e29)
+        if usable.sum() > 1:
+            logsnr = np.clip(logsnr, logsnr[usable].min(), logsnr[usable].max())
+            share = np.diff(logsnr) / (logsnr[-1] - logsnr[0])
+        else:
+            share = np.full(run.steps, 1 / run.steps)
+        gain = np.full(len(bias), float(lift))
+        gain[0] = 0.0
+        self._beta = share[:, None] * (bias - bias[0]) + gain / run.steps
+        self._floor = _ROUNDING[_namespace.dtype_name(run.x)]
+
+    def known(self, i: int, gained: Any) -> Any:
+        return None
+
+    def equalising(self, i: int, numbers: _Numbers, V: Any, G: Any, curvature: Any) -> Any:
+        """κ ``(B, k)``; sets the τ that `curvature` gives for the directions in which the scores differ."""
+        n, k = numbers, numbers.k
+        w = 1.0 if n.w is None else n.w
+        if n.eta * w == 0.0:
+            raise ValueError("mode='and' cannot be had with guidance_scale 0: the models are without effect then")
+        xp = _namespace.namespace(G)
+        mean = V[..., :k, :].mean(-2)[..., None, :]
+        E = V[..., :k, :] - mean
+        M = inner(np.concatenate([E, mean, V[..., k:, :]], -2), G)
+        K = M[..., :k, :k]
+        diagonal = xp.diagonal(K, 0, -2, -1)
+        right = n.q * diagonal + (2 * n.q - n.eta * w) * M[..., :k, k]
+        if n.w is not None:
+            right = right - n.eta * (1 - w) * M[..., :k, k + 1]
+        if n.root != 0.0:
+            right = right - n.root * M[..., :k, -1]
+        right = right + _on(self._beta[i], G)
+        bad = ~xp.isfinite(K.sum((-1, -2)))
+        eigenvalues, U = xp.linalg.eigh(xp.where(bad[:, None, None], xp.zeros_like(K), K))
+        cut = xp.maximum(_CUT * eigenvalues[:, -1], self._floor * M[..., k, k])[:, None]
+        differ = eigenvalues > cut
+        inverse = xp.where(differ, 1 / xp.where(differ, eigenvalues, xp.ones_like(eigenvalues)), 0 * eigenvalues)
+        if curvature is not None:
+            basis = xp.swapaxes(U * xp.sqrt(inverse)[:, None, :], -1, -2)  # orthonormal, or 0: Σ_i basis_mi e_i
+            E = E if xp is np else _namespace.like(E, G, "float64")
+            c = xp.matmul(basis, E)
+            chosen = [j for j in range(1, k) if xp is not np or differ[:, j].any()]
+            if chosen:
+                n.tau = curvature([c[:, j] for j in chosen])
+                right = right + n.tau
+        right = right - right.mean(-1)[..., None]
+        turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
+        a = xp.matmul(U, inverse[..., None] * turned)[..., 0] / (n.eta * w)
+        return a + 1.0 / k
