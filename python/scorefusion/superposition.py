@@ -486,7 +486,8 @@ class _And:
             chosen = [j for j in range(1, k) if xp is not np or differ[:, j].any()]
             if chosen:
                 n.tau = curvature([c[:, j] for j in chosen])
-                right = right + n.tau
+        if n.tau is not None:
+            right = right + n.tau
         right = right - right.mean(-1)[..., None]
         turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
         a = xp.matmul(U, inverse[..., None] * turned)[..., 0] / (n.eta * w)
