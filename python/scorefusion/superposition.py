@@ -3,7 +3,7 @@
 Along any path y(ρ), a step from ρ to ρ′ < ρ with h = ρ² − ρ′² changes the log density of model i at its noise level by
 
     d log q_i = <dy, s_i> − ½ h ‖s_i‖²        if dy has the noise √h z (Itô; dy = h S + √h z, any drift S),
-    d log q_i = <dy, s_i> − ½ h (‖s_i‖² + ∇·s_i)    if dy has none (dy = ½ h S),
+    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)    if dy has none (dy = η S with η = ρ² log ρ/ρ′, which is ½ h in the limit),
 
 from log N(y; 0, ρ_T²) on, which is common to all. With S = Σ_i κ_i s_i all of it is in the Gram matrix of the scores
 and the noise, so it costs no call of a model and no read of the state. The κ decide what is sampled:
@@ -321,8 +321,9 @@ class _Path:
             s = [(x0_i - y) / rho**2 for x0_i in x0]
             z = Sum([run.noise(i, 0)], [1.0])
         if self.ode and not pure:
-            numbers = _Numbers(k, 0.5 * h, 0.0, 0.5 * h, w)
-            numbers.tau = 0.5 * h * divergences(run, i, self.probes)[:, :k]
+            eta = rho**2 * math.log(rho / rho_next) if rho_next else rho**2  # to x̂₀ at last
+            numbers = _Numbers(k, eta, 0.0, eta, w)
+            numbers.tau = eta * divergences(run, i, self.probes)[:, :k]
         else:
             quiet = rho_next == 0 or (not self.ode and self.is_noiseless(i))
             numbers = _Numbers(k, h, 0.0 if quiet else math.sqrt(h), 0.5 * h, w)
