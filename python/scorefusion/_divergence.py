@@ -107,4 +107,3 @@ def _rademacher(run: Run, i: int, probes: int) -> list[Any]:
     """Signs, as the seed says: the same for a sample wherever it stands in a batch."""
     z = (run.noise(i, _PROBES + p).like(run.x) for p in range(probes))
     return [_namespace.namespace(v).sign(v) for v in z]
-

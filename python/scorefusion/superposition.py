@@ -248,9 +248,7 @@ class _Numbers:
 class _Path:
     """The state on its way, and how much every log q_i has gained."""
 
-    def __init__(
-        self, run: Run, k: int, noise: str, corrected: bool, guidance_scale: Any, probes: int | None
-    ) -> None:
+    def __init__(self, run: Run, k: int, noise: str, corrected: bool, guidance_scale: Any, probes: int | None) -> None:
         self.run, self.k, self.corrected, self.probes = run, k, corrected, probes
         self.ode = noise == "ode"
         self._guidance_scale = guidance_scale
@@ -348,7 +346,9 @@ class _Path:
         self.gained = self.gained + numbers.increments(drift, inner(V, G))
         if self._common is None:
             self._set_prior(i + 1)
-        return self.gained * 0 + (kappa if _same(kappa, self.gained) else _namespace.like(kappa, self.gained, "float64"))
+        return self.gained * 0 + (
+            kappa if _same(kappa, self.gained) else _namespace.like(kappa, self.gained, "float64")
+        )
 
     def _scale(self, i: int) -> float | None:
         scale = self._guidance_scale
