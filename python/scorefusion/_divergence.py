@@ -79,12 +79,14 @@ def _derivative(run: Run, model: Any, i: int, directions: Sequence[Any]) -> Any:
     elif kind == "jax":
         jax = sys.modules["jax"]
         try:
-            out, pulled = jax.vjp(lambda x: model.x0(x, t), x)
+            with _namespace.with_float64(x):  # for models that compute in it
+                out, pulled = jax.vjp(lambda x: model.x0(x, t), x)
         except (TypeError, ValueError, jax.errors.JAXTypeError):  # the model leaves JAX
             return None
 
         def pull(v: Any) -> Any:
-            return pulled(v.astype(out.dtype))[0]
+            with _namespace.with_float64(x):
+                return pulled(v.astype(out.dtype))[0]
     else:
         return None
     total: Any = 0.0

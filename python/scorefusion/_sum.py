@@ -74,7 +74,7 @@ def evaluate(u: list[Any], c: list[Any], x: Any, out: Any = None) -> Any:
 
 
 def rows_of(sums: Sequence[Sum]) -> tuple[list[Any], Any]:
-    """Every operand of n sums once, and the coefficients of the sums: ``(n, m)``, or ``(B, n, m)`` if samples differ."""
+    """Every operand of n sums once, and their coefficients: ``(n, m)``, or ``(B, n, m)`` if those of samples differ."""
     operands = {id(u): u for total in sums for u in total.u}
     place = {key: j for j, key in enumerate(operands)}
     B = next((len(c) for total in sums for c in total.c if np.ndim(c)), 0)

@@ -3,7 +3,7 @@
 Along any path y(ρ), a step from ρ to ρ′ < ρ with h = ρ² − ρ′² changes the log density of model i at its noise level by
 
     d log q_i = <dy, s_i> − ½ h ‖s_i‖²        if dy has the noise √h z (Itô; dy = h S + √h z, any drift S),
-    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)    if dy has none (dy = η S with η = ρ² log ρ/ρ′, which is ½ h in the limit),
+    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)    if dy has none (dy = η S, η = ρ² log ρ/ρ′ → ½ h),
 
 from log N(y; 0, ρ_T²) on, which is common to all. With S = Σ_i κ_i s_i all of it is in the Gram matrix of the scores
 and the noise, so it costs no call of a model and no read of the state. The κ decide what is sampled:
@@ -37,7 +37,10 @@ __all__ = ["Superposition", "superpose"]
 Float64 = NDArray[np.float64]
 
 _CUT = 1e-10  # of the largest eigenvalue: below it, scores have no difference in a direction
-_ROUNDING = {"float64": 1e-14, "float32": 1e-10}  # of ‖s‖², likewise: what is left of differences by rounding
+_ROUNDING = {
+    "float64": 4e-15,
+    "float32": 1e-12,
+}  # of (Σ_j |c_j| ‖u_j‖)², likewise: what rounding leaves of e = Σ c_j u_j
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def superpose(
     """
     _one_of("mode", mode, ("or", "and", "mean"))
     _one_of("noise", noise, ("sde", "ode"))
-    _one_of("correct", correct, (None, "curvature"))
+    if correct is not None:
+        _one_of("correct", correct, ("curvature",))
     run = prepare(
         models,
         shape,
@@ -187,7 +191,8 @@ def superpose(
                 kept.append(kappa)
                 levels.append(path.log_density(i + 1))
             shown.advance(1)
-    known = start is None or log_density is not None or math.isclose(run.plan.t[0], start[1]) and first_step == 0
+    from_noise = start is None or math.isclose(start[1], min(model.t_max for model in run.models), rel_tol=1e-6)
+    known = from_noise or log_density is not None
     noiseless = noise == "sde" and run.steps > first_step and path.is_noiseless(run.steps - 1)
     return Superposition(
         run.result(),
@@ -477,12 +482,12 @@ class _And:
         right = right + _on(self._beta[i], G)
         bad = ~xp.isfinite(K.sum((-1, -2)))
         eigenvalues, U = xp.linalg.eigh(xp.where(bad[:, None, None], xp.zeros_like(K), K))
-        cut = xp.maximum(_CUT * eigenvalues[:, -1], self._floor * M[..., k, k])[:, None]
-        differ = eigenvalues > cut
+        E = E if xp is np else _namespace.like(E, G, "float64")
+        size = xp.matmul(xp.abs(E), xp.sqrt(xp.diagonal(G, 0, -2, -1))[..., None])[..., 0]
+        differ = eigenvalues > xp.maximum(_CUT * eigenvalues[:, -1], self._floor * xp.amax(size, -1) ** 2)[:, None]
         inverse = xp.where(differ, 1 / xp.where(differ, eigenvalues, xp.ones_like(eigenvalues)), 0 * eigenvalues)
         if curvature is not None:
             basis = xp.swapaxes(U * xp.sqrt(inverse)[:, None, :], -1, -2)  # orthonormal, or 0: Σ_i basis_mi e_i
-            E = E if xp is np else _namespace.like(E, G, "float64")
             c = xp.matmul(basis, E)
             chosen = [j for j in range(1, k) if xp is not np or differ[:, j].any()]
             if chosen:
@@ -492,4 +497,4 @@ class _And:
         right = right - right.mean(-1)[..., None]
         turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
         a = xp.matmul(U, inverse[..., None] * turned)[..., 0] / (n.eta * w)
-        return a + 1.0 / k
+        return a - a.mean(-1)[..., None] + 1.0 / k
