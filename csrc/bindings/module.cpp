@@ -12,6 +12,7 @@
 #include "../ops/python.h"
 #include "simplex.h"
 #include "statistics.h"
+#include "superposition.h"
 
 namespace py = pybind11;
 using namespace scorefusion;
@@ -97,6 +98,7 @@ PYBIND11_MODULE(_core, m) {
 
   define_simplex(m);
   define_statistics(m);
+  define_superposition(m);
 
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));

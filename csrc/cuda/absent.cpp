@@ -8,6 +8,7 @@
 #include "../ops/gram.h"
 #include "../ops/resample.h"
 #include "../ops/residual.h"
+#include "../ops/superpose.h"
 
 namespace scorefusion {
 
@@ -39,6 +40,9 @@ void residual_cuda(const Batch&, const Coefficients&, const Output&, double*, do
   throw CudaError(cuda::reason);
 }
 void resample_cuda(const Resampling&, double*, void*) { throw CudaError(cuda::reason); }
+void superpose_cuda(Superpose, const Superposed&, const SuperposeArrays&, int64_t, void*) {
+  throw CudaError(cuda::reason);
+}
 int64_t combine_workspace(const Batch&, const Coefficients&) { return 0; }
 int64_t gram_workspace(const Batch&, const Coefficients&, const Output&) { return 0; }
 int64_t residual_workspace(const Batch&, const Coefficients&) { return 0; }

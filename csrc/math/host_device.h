@@ -52,5 +52,12 @@ SF_INLINE float square_root(float a) {
   return __builtin_sqrtf(a);
 #endif
 }
+SF_INLINE double square_root(double a) {
+#if defined(__CUDA_ARCH__)
+  return __dsqrt_rn(a);
+#else
+  return __builtin_sqrt(a);
+#endif
+}
 
 }  // namespace scorefusion

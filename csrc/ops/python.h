@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../array/noise.h"
+#include "../math/superposition.h"
 
 namespace scorefusion {
 
@@ -18,6 +19,10 @@ py::object resample(py::handle log_weights, const std::string& method, py::handl
 // ancestors in the batch, log weights afterwards, log_sum, ess
 py::tuple resample_below(py::handle log_weights, double threshold, const std::string& method, py::handle seed,
                          py::handle stream, py::handle first_group);
+// what: "weigh", "advance" or "equalise"; arrays that it does not need are None. Returns κ (B, k), c (B, m) and what
+// was gained (B, k), or None where it makes none.
+py::tuple superpose(const std::string& what, const Superposed& step, py::handle gained, py::handle kappa, py::handle G,
+                    py::handle tau);
 py::object noise_like(const Noise& noise, py::handle x);
 
 }  // namespace scorefusion
