@@ -1,9 +1,11 @@
 from __future__ import annotations
+import collections.abc
 import numpy
 import numpy.typing
 import typing
 import typing_extensions
 __all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'uniform']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -73,6 +75,9 @@ class SimplexDescent:
     @property
     def weights(self) -> numpy.typing.NDArray[numpy.float64]:
         ...
+class Superposed:
+    def __init__(self, row: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], a: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], b: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], each: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], noise: typing.SupportsFloat | typing.SupportsIndex, eta: typing.SupportsFloat | typing.SupportsIndex, root: typing.SupportsFloat | typing.SupportsIndex, q: typing.SupportsFloat | typing.SupportsIndex, w: typing.SupportsFloat | typing.SupportsIndex, base: typing.SupportsFloat | typing.SupportsIndex, alpha: typing.SupportsFloat | typing.SupportsIndex, temperature: typing.SupportsFloat | typing.SupportsIndex, cut: typing.SupportsFloat | typing.SupportsIndex, floor: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
 def add_rows(G: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], scale: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], shift: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], cell: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], sums: numpy.typing.NDArray[numpy.float64]) -> int:
     ...
 def combine(u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
@@ -104,6 +109,8 @@ def resample_below(log_weights: typing.Any, threshold: typing.SupportsFloat | ty
 def residual(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:
     ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
+    ...
+def superpose(what: str, step: Superposed, gained: typing.Any, kappa: typing.Any, G: typing.Any, tau: typing.Any) -> tuple:
     ...
 def uniform(seed: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> numpy.typing.NDArray[numpy.float64]:
     ...

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _namespace, ops
+from . import _core, _namespace, ops
 from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
 from ._progress import Progress
@@ -36,6 +36,7 @@ __all__ = ["Superposition", "superpose"]
 
 Float64 = NDArray[np.float64]
 
+_KERNEL = 16  # models that the kernel takes
 _CUT = 1e-10  # of the largest eigenvalue: below it, scores have no difference in a direction
 _ROUNDING = {
     "float64": 4e-15,
@@ -188,7 +189,7 @@ def superpose(
                 callback(i, run.plan.t[i], run.x, at_home(path.log_density(i), run.x))
             kappa = path.step(i, weigh)
             if trace:
-                kept.append(kappa)
+                kept.append(_there(np.zeros((run.x.shape[0], k)), path.gained) + _there(kappa, path.gained))
                 levels.append(path.log_density(i + 1))
             shown.advance(1)
     from_noise = start is None or math.isclose(start[1], min(model.t_max for model in run.models), rel_tol=1e-6)
@@ -244,7 +245,7 @@ class _Numbers:
     def increments(self, drift: Any, M: Any) -> Any:
         """d log q_i ``(B, k)``, M ``(B, n, n)`` the inner products of the rows."""
         xp = _namespace.namespace(M)
-        dy = drift if xp is np or not isinstance(drift, np.ndarray) else _namespace.like(drift, M, "float64")
+        dy = _there(drift, M)
         along_s = xp.matmul(dy[..., None, :], M[..., : self.k])[..., 0, :]
         gain = along_s - self.q * xp.diagonal(M, 0, -2, -1)[..., : self.k]
         return gain if self.tau is None else gain - self.tau
@@ -275,7 +276,7 @@ class _Path:
             raise ValueError(f"log_density must be ({B}, {self.k}), one for each model, got {tuple(given.shape)}")
         if self.run.is_pure_noise(level):
             raise ValueError(f"log_density is without effect where there is noise alone, at t = {plan.t[level]:g}")
-        self.gained = _namespace.float64_of(given)
+        self.gained = _namespace.float64_of(given) + 0.0
         self._common, self._since = _on(np.zeros(B), x), level
 
     def _set_prior(self, level: int) -> None:
@@ -330,30 +331,29 @@ class _Path:
         else:
             quiet = rho_next == 0 or (not self.ode and self.is_noiseless(i))
             numbers = _Numbers(k, h, 0.0 if quiet else math.sqrt(h), 0.5 * h, w)
-        u, V = rows_of([y, *s, *([z] if numbers.root != 0.0 else [])])
-        base, V = V[..., 0, :], V[..., 1:, :]
-        alpha = plan.alpha[i + 1]
-        kappa = weigh.known(i, self.gained)
-        if kappa is None:
-            G = _namespace.if_on_host(gram(u))
-            curvature = None
-            if self.corrected and numbers.root != 0.0 and not pure:
-
-                def curvature(directions: list[Any]) -> Any:
-                    return 0.5 * h * self._curvature(i, u, directions)
-
-            kappa = weigh.equalising(i, numbers, V, G, curvature)
-            drift = numbers.drift(kappa)
-            run.x = _combined(u, _step_coefficients(base, V, drift, alpha), run)
+        corrected = self.corrected and numbers.root != 0.0 and not pure
+        small: _Kernel | _General
+        if k <= _KERNEL and not (corrected or plan.per_sample) and _read_at_once(x0):
+            small = _Kernel(numbers, x0, h if pure else rho**2, y, z, plan.alpha[i + 1])
         else:
-            drift = numbers.drift(kappa)
-            run.x, G = _combined_gram(u, _step_coefficients(base, V, drift, alpha), run)
-        self.gained = self.gained + numbers.increments(drift, inner(V, G))
+            small = _General(numbers, y, s, z, plan.alpha[i + 1])
+        found = weigh.known(i, small, self.gained)
+        if found is None:
+            G = _namespace.if_on_host(gram(small.u))
+            if corrected:
+                assert isinstance(small, _General)
+                directions = small.directions(G)
+                if directions:
+                    numbers.tau = 0.5 * h * self._curvature(i, small.u, directions)
+            kappa, c, self.gained = small.equalise(weigh.beta[i], G, self.gained)
+            run.x = _combined(small.u, c, run)
+        else:
+            kappa, c = found
+            run.x, G = _combined_gram(small.u, c, run)
+            self.gained = small.advance(kappa, G, self.gained)
         if self._common is None:
             self._set_prior(i + 1)
-        return self.gained * 0 + (
-            kappa if _same(kappa, self.gained) else _namespace.like(kappa, self.gained, "float64")
-        )
+        return kappa
 
     def _scale(self, i: int) -> float | None:
         scale = self._guidance_scale
@@ -368,23 +368,9 @@ class _Path:
         return along(run, i, [_combined(u, c, run) for c in directions], length)[:, : self.k]
 
 
-def _same(a: Any, b: Any) -> bool:
-    return isinstance(a, np.ndarray) == isinstance(b, np.ndarray)
-
-
 def _on(values: Float64, x: Any) -> Any:
     """float64 values where the Gram matrices of x are: in NumPy unless x is on a GPU."""
     return values if x is None or _namespace.on_host(x) else at_home(values, x)
-
-
-def _step_coefficients(base: Any, V: Any, drift: Any, alpha: float) -> Any:
-    """Of x′ = α′ (y + dy) over the operands, ``(m,)`` or ``(B, m)``."""
-    if not isinstance(drift, np.ndarray):
-        base, V = (_namespace.like(v, drift, "float64") for v in (base, V))
-    xp = _namespace.namespace(drift)
-    if drift.ndim == 1 and V.ndim == 2:
-        return alpha * (base + drift @ V)
-    return alpha * (base + xp.matmul(drift[..., None, :], V)[..., 0, :])
 
 
 def _combined(u: list[Any], c: Any, run: Run) -> Any:
@@ -419,8 +405,8 @@ class _Fixed:
             found.append(np.stack(np.broadcast_arrays(*map(np.asarray, each)), -1).astype(np.float64))
         return cls(found)
 
-    def known(self, i: int, gained: Any) -> Any:
-        return self._kappa[i]
+    def known(self, i: int, small: _Kernel | _General, gained: Any) -> tuple[Any, Any]:
+        return self._kappa[i], small.known(self._kappa[i])
 
 
 class _Or:
@@ -429,20 +415,12 @@ class _Or:
     def __init__(self, temperature: float, bias: Float64) -> None:
         self._temperature, self._bias = float(temperature), bias
 
-    def known(self, i: int, gained: Any) -> Any:
-        xp = _namespace.namespace(gained)
-        logits = self._temperature * gained + _on(self._bias, gained)
-        each = xp.exp(logits - xp.amax(logits, -1)[..., None])
-        return each / each.sum(-1)[..., None]
+    def known(self, i: int, small: _Kernel | _General, gained: Any) -> tuple[Any, Any]:
+        return small.softmax(self._temperature, self._bias, gained)
 
 
 class _And:
-    """κ for which all d log q_i are equal, or differ by β_i.
-
-    With s̄ the mean of the scores, e_i = s_i − s̄, K_ij = <e_i, e_j> and κ = 1/k + a, this asks, up to a number common
-    to all i, for η w K a = q K_ii + (2 q − η w) <s̄, e_i> − η (1 − w) <s_un, e_i> − √ν <z, e_i> + τ_i + β_i.
-    Directions in which the scores do not differ are left as they are: any κ will do there.
-    """
+    """κ for which all d log q_i are equal but for β_i."""
 
     def __init__(self, run: Run, bias: Float64, lift: float) -> None:
         rho = np.array(run.plan.rho)
@@ -456,45 +434,166 @@ class _And:
             share = np.full(run.steps, 1 / run.steps)
         gain = np.full(len(bias), float(lift))
         gain[0] = 0.0
-        self._beta = share[:, None] * (bias - bias[0]) + gain / run.steps
-        self._floor = _ROUNDING[_namespace.dtype_name(run.x)]
+        self.beta = share[:, None] * (bias - bias[0]) + gain / run.steps
 
-    def known(self, i: int, gained: Any) -> Any:
+    def known(self, i: int, small: _Kernel | _General, gained: Any) -> None:
         return None
 
-    def equalising(self, i: int, numbers: _Numbers, V: Any, G: Any, curvature: Any) -> Any:
-        """κ ``(B, k)``; sets the τ that `curvature` gives for the directions in which the scores differ."""
-        n, k = numbers, numbers.k
-        w = 1.0 if n.w is None else n.w
-        if n.eta * w == 0.0:
-            raise ValueError("mode='and' cannot be had with guidance_scale 0: the models are without effect then")
+
+def _read_at_once(x0: list[Sum]) -> bool:
+    return sum(len(x0_i.u) - 1 for x0_i in x0) + 2 <= _MOST
+
+
+class _Kernel:
+    """The small work of one step by `_core.superpose`: all samples at once, where the Gram matrix lies."""
+
+    def __init__(self, numbers: _Numbers, x0: list[Sum], scale: float, y: Sum, z: Sum, alpha: float) -> None:
+        """Scores are (x̂₀ − y)/scale."""
+        self._numbers, self._alpha = numbers, alpha
+        self._base = y.c[0] if y.c else 0.0
+        self.u: list[Any] = [u for x0_i in x0 for u in x0_i.u[:-1]]
+        self._row = [i for i, x0_i in enumerate(x0) for _ in x0_i.u[:-1]]
+        self._a = [c / scale for x0_i in x0 for c in x0_i.c[:-1]]
+        self._b = [(x0_i.c[-1] - self._base) / scale for x0_i in x0]
+        x = x0[0].u[-1]
+        self._x = len(self.u)
+        self.u.append(x)
+        self._noise = 0.0 if numbers.root == 0.0 else float(z.c[0])
+        self._stored = numbers.root != 0.0 and z.u[0] is x  # is the noise that in the state?
+        rows, a = [*self._row, len(x0)], [*self._a, 1.0]
+        if numbers.root != 0.0 and not self._stored:
+            self.u.append(z.u[0])
+            rows.append(len(x0) + 1)
+            a.append(self._noise)
+        self._operands = rows, a, self._b
+
+    def _step(self, each: Any, temperature: float = 1.0) -> _core.Superposed:
+        n = self._numbers
+        return _core.Superposed(
+            *self._operands,
+            each.tolist(),
+            self._noise,
+            n.eta,
+            n.root,
+            n.q,
+            1.0 if n.w is None else n.w,
+            self._base,
+            self._alpha,
+            temperature,
+            _CUT,
+            _ROUNDING[_namespace.dtype_name(self.u[self._x])],
+        )
+
+    def softmax(self, temperature: float, bias: Float64, gained: Any) -> tuple[Any, Any]:
+        kappa, c, _ = _core.superpose("weigh", self._step(bias, temperature), gained, None, None, None)
+        return kappa, c
+
+    def known(self, kappa: Float64) -> Any:
+        n, d = self._numbers, self._numbers.drift(kappa)
+        c = np.zeros((*kappa.shape[:-1], len(self.u)))
+        c[..., : self._x] = d[..., self._row] * self._a
+        c[..., self._x] = self._base + (d[..., : len(self._b)] * self._b).sum(-1)
+        if self._stored:
+            c[..., self._x] += n.root * self._noise
+        elif n.root != 0.0:
+            c[..., -1] = n.root * self._noise
+        return self._alpha * c
+
+    def advance(self, kappa: Any, G: Any, gained: Any) -> Any:
+        each = kappa if kappa.ndim == 1 else np.zeros(self._numbers.k)
+        known = None if kappa.ndim == 1 else _there(kappa, gained)
+        return _core.superpose("advance", self._step(each), gained, known, G, self._numbers.tau)[2]
+
+    def equalise(self, beta: Float64, G: Any, gained: Any) -> tuple[Any, Any, Any]:
+        n = self._numbers
+        _check_effect(n)
+        found: tuple[Any, Any, Any] = _core.superpose("equalise", self._step(beta), gained, None, G, n.tau)
+        return found
+
+
+def _there(values: Any, G: Any) -> Any:
+    """NumPy values where G is."""
+    return values if isinstance(values, type(G)) else _namespace.like(values, G, "float64")
+
+
+def _check_effect(numbers: _Numbers) -> None:
+    if numbers.w == 0.0:
+        raise ValueError("mode='and' cannot be had with guidance_scale 0: the models are without effect then")
+
+
+class _General:
+    """The same in the functions of NumPy and PyTorch, for whatever the kernel has no room for."""
+
+    def __init__(self, numbers: _Numbers, y: Sum, s: list[Sum], z: Sum, alpha: float) -> None:
+        self._numbers, self._alpha = numbers, alpha
+        self.u, V = rows_of([y, *s, *([z] if numbers.root != 0.0 else [])])
+        self._floor = _ROUNDING[_namespace.dtype_name(s[0].u[-1])]
+        self._base, self._V = V[..., 0, :], V[..., 1:, :]
+        self._differences: Any = None  # what `directions` found: E, K, eigenvalues' inverses, U
+
+    def known(self, kappa: Any) -> Any:
+        """The coefficients of x′ = α′ (y + dy), ``(m,)`` or ``(B, m)``."""
+        drift = self._numbers.drift(kappa)
+        base, V = (_there(v, drift) for v in (self._base, self._V))
+        xp = _namespace.namespace(drift)
+        return self._alpha * (base + xp.matmul(drift[..., None, :], V)[..., 0, :])
+
+    def softmax(self, temperature: float, bias: Float64, gained: Any) -> tuple[Any, Any]:
+        xp = _namespace.namespace(gained)
+        logits = temperature * gained + _there(bias, gained)
+        each = xp.exp(logits - xp.amax(logits, -1)[..., None])
+        kappa = each / each.sum(-1)[..., None]
+        return kappa, self.known(kappa)
+
+    def advance(self, kappa: Any, G: Any, gained: Any) -> Any:
+        return gained + self._numbers.increments(self._numbers.drift(kappa), inner(self._V, G))
+
+    def directions(self, G: Any) -> list[Any]:
+        """An orthonormal basis of the differences of the scores, as coefficients ``(B, m)`` of the operands."""
+        E, _, _, differ, inverse, U = self._differ(G)
         xp = _namespace.namespace(G)
-        mean = V[..., :k, :].mean(-2)[..., None, :]
-        E = V[..., :k, :] - mean
-        M = inner(np.concatenate([E, mean, V[..., k:, :]], -2), G)
-        K = M[..., :k, :k]
-        diagonal = xp.diagonal(K, 0, -2, -1)
-        right = n.q * diagonal + (2 * n.q - n.eta * w) * M[..., :k, k]
+        basis = xp.matmul(xp.swapaxes(U * xp.sqrt(inverse)[:, None, :], -1, -2), E)
+        return [basis[:, j] for j in range(1, self._numbers.k) if xp is not np or differ[:, j].any()]
+
+    def _differ(self, G: Any) -> Any:
+        """e_i = s_i − s̄ as rows, their inner products with all rows, K of them, and its eigenvalues and vectors."""
+        if self._differences is None:
+            xp = _namespace.namespace(G)
+            k = self._numbers.k
+            mean = self._V[..., :k, :].mean(-2)[..., None, :]
+            E = self._V[..., :k, :] - mean
+            M = inner(np.concatenate([E, mean, self._V[..., k:, :]], -2), G)
+            E, K = _there(E, G), M[..., :k, :k]
+            bad = ~xp.isfinite(K.sum((-1, -2)))
+            eigenvalues, U = xp.linalg.eigh(xp.where(bad[:, None, None], xp.zeros_like(K), K))
+            size = xp.matmul(xp.abs(E), xp.sqrt(xp.diagonal(G, 0, -2, -1))[..., None])[..., 0]
+            least = xp.maximum(_CUT * eigenvalues[:, -1], self._floor * xp.amax(size, -1) ** 2)[:, None]
+            differ = eigenvalues > least
+            inverse = xp.where(differ, 1 / xp.where(differ, eigenvalues, xp.ones_like(eigenvalues)), 0 * eigenvalues)
+            self._differences = E, M, K, differ, inverse, U
+        return self._differences
+
+    def equalise(self, beta: Float64, G: Any, gained: Any) -> tuple[Any, Any, Any]:
+        """With K_ij = <e_i, e_j> and κ = 1/k + a: up to a number common to all i, the equations are
+
+        η w K a = q K_ii + (2 q − η w) <s̄, e_i> − η (1 − w) <s_un, e_i> − √ν <z, e_i> + τ_i + β_i.
+
+        Directions in which the scores do not differ are left as they are: any κ will do there.
+        """
+        n, k = self._numbers, self._numbers.k
+        _check_effect(n)
+        w = 1.0 if n.w is None else n.w
+        xp = _namespace.namespace(G)
+        _, M, K, _, inverse, U = self._differ(G)
+        right = n.q * xp.diagonal(K, 0, -2, -1) + (2 * n.q - n.eta * w) * M[..., :k, k] + _there(beta, G)
         if n.w is not None:
             right = right - n.eta * (1 - w) * M[..., :k, k + 1]
         if n.root != 0.0:
             right = right - n.root * M[..., :k, -1]
-        right = right + _on(self._beta[i], G)
-        bad = ~xp.isfinite(K.sum((-1, -2)))
-        eigenvalues, U = xp.linalg.eigh(xp.where(bad[:, None, None], xp.zeros_like(K), K))
-        E = E if xp is np else _namespace.like(E, G, "float64")
-        size = xp.matmul(xp.abs(E), xp.sqrt(xp.diagonal(G, 0, -2, -1))[..., None])[..., 0]
-        differ = eigenvalues > xp.maximum(_CUT * eigenvalues[:, -1], self._floor * xp.amax(size, -1) ** 2)[:, None]
-        inverse = xp.where(differ, 1 / xp.where(differ, eigenvalues, xp.ones_like(eigenvalues)), 0 * eigenvalues)
-        if curvature is not None:
-            basis = xp.swapaxes(U * xp.sqrt(inverse)[:, None, :], -1, -2)  # orthonormal, or 0: Σ_i basis_mi e_i
-            c = xp.matmul(basis, E)
-            chosen = [j for j in range(1, k) if xp is not np or differ[:, j].any()]
-            if chosen:
-                n.tau = curvature([c[:, j] for j in chosen])
         if n.tau is not None:
             right = right + n.tau
         right = right - right.mean(-1)[..., None]
         turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
         a = xp.matmul(U, inverse[..., None] * turned)[..., 0] / (n.eta * w)
-        return a - a.mean(-1)[..., None] + 1.0 / k
+        kappa = a - a.mean(-1)[..., None] + 1.0 / k
+        return kappa, self.known(kappa), self.advance(kappa, G, gained)
