@@ -20,7 +20,7 @@ EMULATION = ROOT / "tests" / "cuda_emulation"
 CSRC = ROOT / "csrc"
 
 CPU = [CSRC / name for name in ("cpu/threads.cpp", "cpu/isa.cpp", "cpu/isa_baseline.cpp")] + [
-    CSRC / f"ops/{op}_cpu.cpp" for op in ("combine", "gram", "resample", "residual")
+    CSRC / f"ops/{op}_cpu.cpp" for op in ("combine", "gram", "resample", "residual", "superpose")
 ]
 LAUNCHERS = sorted(CSRC.rglob("*.cu"))
 

@@ -7,7 +7,7 @@ import pytest
 from frameworks import FRAMEWORKS, framework
 
 import scorefusion as sf
-from scorefusion import _sum
+from scorefusion import _core, _sum
 from scorefusion.analytic import GaussianMixture
 from scorefusion.schedule import EDM, VE, VP, Cosine, FlowMatching
 
@@ -303,8 +303,8 @@ def test_divergences_by_the_framework_by_differences_and_by_probes(name, device)
     home = framework(name, device)
     models = problem(2, 3)[1]
     like = home.array(np.zeros((1, 3)), "float32")
-    found = sf.superpose(models, (8, 3), noise="ode", steps=30, seed=1, like=like)
-    plain = sf.superpose(models, (8, 3), noise="ode", steps=30, seed=1, like=F64)
+    found = sf.superpose(models, (8, 3), noise="ode", steps=6, seed=1, like=like)
+    plain = sf.superpose(models, (8, 3), noise="ode", steps=6, seed=1, like=F64)
     np.testing.assert_allclose(home.numpy(found.x), plain.x, atol=1e-3)
     np.testing.assert_allclose(np.asarray(home.numpy(found.log_density)), plain.log_density, atol=5e-3)
 
@@ -406,6 +406,73 @@ def test_results_are_arrays_like_the_one_given(name, dtype, device):
     assert str(found.log_density.dtype).endswith("float64")
     accuracy = {"float16": 0.3, "float32": 1e-3, "float64": 1e-9}[dtype]
     np.testing.assert_allclose(np.asarray(home.numpy(found.x), np.float64), plain.x, atol=accuracy, rtol=accuracy)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"temperature": 3.0, "bias": [0.1, 0.0, -math.inf]},
+        {"mode": "mean"},
+        {"mode": "and"},
+        {"mode": "and", "noise": "ode"},
+        {"mode": "and", "bias": [0.0, 1.0, -1.0], "lift": 2.0},
+        {"weights": lambda t: np.tile([0.4, 0.3, 0.3], (9, 1)) + np.arange(9)[:, None] * [0.01, 0.0, -0.01]},
+    ],
+)
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("schedule", [VP(), FlowMatching()], ids=str)
+def test_the_kernel_and_the_formula_agree(schedule, guided, arguments, monkeypatch):
+    _, models = problem(
+        4 if guided else 3, 5, schedule, ("x0", "flow") if schedule == FlowMatching() else ("v", "score")
+    )
+    arguments = {**arguments, "guidance_scale": 1.3 if guided else None, "steps": 12, "seed": 3, "like": F64}
+    one = sf.superpose(models, (9, 5), trace=True, **arguments)
+    monkeypatch.setattr(sf.superposition, "_KERNEL", 0)
+    other = sf.superpose(models, (9, 5), trace=True, **arguments)
+    np.testing.assert_allclose(one.x, other.x, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(one.log_densities, other.log_densities, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(one.weights, other.weights, rtol=1e-5, atol=1e-6)
+
+
+def test_many_models_in_the_kernel(monkeypatch):
+    _, models = problem(16, 20)
+    one = sf.superpose(models, (3, 20), mode="and", steps=4, like=F64)
+    monkeypatch.setattr(sf.superposition, "_KERNEL", 0)
+    other = sf.superpose(models, (3, 20), mode="and", steps=4, like=F64)
+    np.testing.assert_allclose(one.x, other.x, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(one.log_density, other.log_density, rtol=1e-6, atol=1e-6)
+
+
+def softmax_of(logits):
+    step = _core.Superposed([0, 1, 2], [1.0] * 3, [0.0] * 2, [0.0, 0.0], *[0.0] * 4, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
+    return _core.superpose("weigh", step, logits, None, None, None)[0]
+
+
+def test_the_softmax():
+    rng = np.random.default_rng(0)
+    logits = np.concatenate([rng.normal(size=(2000, 2)) * 10.0 ** rng.uniform(-3, 3, (2000, 1)), [[0, -1e9], [5, 5]]])
+    each = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(softmax_of(logits), each / each.sum(axis=1, keepdims=True), rtol=4e-15, atol=1e-300)
+    assert np.isnan(softmax_of(np.array([[math.nan, 0.0]]))).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gained": np.zeros((2, 3))}, r"gained has shape \(2, 3\)"),
+        ({"gained": np.zeros((2, 2), np.float32)}, "gained has dtype float32"),
+        ({"G": np.zeros((2, 3, 2))}, r"G has shape \(2, 3, 2\); it must be \(2, 3, 3\)"),
+        ({"G": None}, "G must be an array"),
+        ({"kappa": np.zeros((1, 2))}, r"kappa has shape \(1, 2\)"),
+        ({"tau": np.zeros((4, 2))[::2]}, "tau must be contiguous"),
+    ],
+)
+def test_the_kernel_refuses_arrays_of_other_shapes(change, said):
+    step = _core.Superposed([0, 1, 2], [1.0] * 3, [0.0] * 2, [0.5, 0.5], *[0.0] * 4, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0)
+    given = {"gained": np.zeros((2, 2)), "kappa": None, "G": np.zeros((2, 3, 3)), "tau": None, **change}
+    with pytest.raises((ValueError, TypeError), match=said):
+        _core.superpose("advance", step, **given)
 
 
 def test_any_number_of_models(monkeypatch):

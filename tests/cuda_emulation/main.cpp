@@ -1,6 +1,6 @@
 // Runs the CUDA launchers under emulation and compares them with the CPU launchers, over random calls.
 //
-//   main combine|gram|residual|resample|shape|far|sums|all [calls per kind of call] [seed]
+//   main combine|gram|residual|resample|superpose|shape|far|sums|all [calls per kind of call] [seed]
 //
 // combine, every elementwise result and all of resample must agree bit for bit, sums up to a bound on what another
 // order of addition may change. Prints what differs; the exit status says whether anything did.
@@ -13,6 +13,7 @@
 #include "../../csrc/ops/reductions.h"
 #include "../../csrc/ops/resample.h"
 #include "../../csrc/ops/residual.h"
+#include "../../csrc/ops/superpose.h"
 #include "cases.h"
 
 namespace emulation {
@@ -230,6 +231,51 @@ void test_resample(Random& random, int64_t n) {
   compare("ess", got.ess, expected.ess);
 }
 
+// The small work of a superposition: one source for both, so the same bits.
+void test_superpose(Random& random) {
+  for (const int k : {1, 2, 4, 5, 16}) {
+    for (const bool unconditional : {false, true}) {
+      const int64_t B = 1 + random.below(140);
+      Superposed p;
+      p.k = k, p.n = k + unconditional, p.m = p.n + 2, p.x = p.n, p.z = p.n + 1;
+      const auto value = [&] { return double(random.below(2001)) / 1000 - 1; };
+      for (int j = 0; j < p.m; ++j) p.row[j] = uint8_t(j), p.a[j] = j < p.n ? value() : 1;
+      for (int i = 0; i < p.n; ++i) p.b[i] = value();
+      for (int i = 0; i < k; ++i) p.each[i] = value();
+      p.noise = 1, p.eta = 0.5, p.root = 0.7, p.q = 0.25, p.w = unconditional ? 1.5 : 1, p.base = 1.2;
+      p.cut = 1e-10, p.floor = 4e-15;
+      const int64_t m = p.m, d = 20;
+      const Doubles G(B * m * m), gained(B * k), tau(B * k), known(B * k);
+      for (int64_t b = 0; b < B; ++b) {
+        std::vector<double> u(size_t(m * d));
+        for (double& u_jd : u) u_jd = value();
+        for (int64_t i = 0; i < m; ++i)
+          for (int64_t j = 0; j < m; ++j)
+            for (int64_t e = 0; e < d; ++e)
+              G.data()[(b * m + i) * m + j] += u[size_t(i * d + e)] * u[size_t(j * d + e)];
+      }
+      for (const Doubles* each : {&gained, &tau, &known})
+        for (int64_t i = 0; i < each->count(); ++i) each->data()[i] = value();
+      for (const Superpose what : {Superpose::weigh, Superpose::advance, Superpose::equalise}) {
+        const Doubles kappa(B * k), c(B * m), next(B * k), kappa_gpu(B * k), c_gpu(B * m), next_gpu(B * k);
+        SuperposeArrays at = {
+            G.data(),   random.chance(0.5) ? tau.data() : nullptr, gained.data(), known.data(), kappa.data(), c.data(),
+            next.data()};
+        superpose_cpu(what, p, at, B, {});
+        at.kappa = kappa_gpu.data(), at.c = c_gpu.data(), at.gained_next = next_gpu.data();
+        vary(random);
+        superpose_cuda(what, p, at, B, nullptr);
+        const std::pair<const Doubles*, const Doubles*> results[] = {
+            {&kappa, &kappa_gpu}, {&c, &c_gpu}, {&next, &next_gpu}};
+        for (const auto& [expected, got] : results)
+          for (int64_t i = 0; i < got->count(); ++i)
+            if (!same_value((*got)[i], (*expected)[i])) report("superpose", "k=" + std::to_string(k));
+        ++calls;
+      }
+    }
+  }
+}
+
 // ---- Laws
 // --------------------------------------------------------------------------------------------------------------
 
@@ -313,6 +359,7 @@ void run(const std::string& what, int repeats, uint64_t seed) {
       for (const int64_t n : {1, 2, 3, 31, 32, 33, 64, 137, 256, 257, 1000, 3000}) test_resample(random, n), ++calls;
   if (all || what == "shape") test_shape(random);
   if (all || what == "far") test_far(random);
+  if (all || what == "superpose") test_superpose(random);
   if (all || what == "sums") test_sums(random);
 }
 
