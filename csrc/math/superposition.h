@@ -13,6 +13,8 @@ namespace scorefusion {
 
 constexpr int max_superposed = 16;  // models, beside an unconditional one
 
+constexpr double longest_step = 1e3;  // of "and", in any direction and in units of √h
+
 // What is the same for all samples.
 struct Superposed {
   int k = 0;                     // models whose densities are followed
@@ -154,7 +156,8 @@ SF_HOST_DEVICE void diagonalise(int k, double K[most][most], double U[most][most
 // κ for which all d log q_i are equal but for β_i. With e_i = s_i − s̄, K_ij = <e_i, e_j> and κ = 1/k + a: up to a
 // number common to all i, η w K a = q K_ii + (2 q − η w) <s̄, e_i> − η (1 − w) <s_un, e_i> − √ν <z, e_i> + τ_i + β_i.
 // Eigenvalues of K below `cut` times the largest, or below `floor` times (Σ_j |c_j| ‖u_j‖)² of e = Σ_j c_j u_j, are
-// rounding: scores do not differ in those directions.
+// rounding: scores do not differ in those directions. Where they hardly do the step would have no bounds, as for three
+// scores on a line: it has `longest_step`.
 template <int most>
 SF_HOST_DEVICE void equalise(const Superposed& p, const SuperposedGram<most>& g, const double* G /* (m, m) */,
                              const double* tau /* (k,) or nullptr */, double* kappa /* (k,) */) {
@@ -194,7 +197,9 @@ SF_HOST_DEVICE void equalise(const Superposed& p, const SuperposedGram<most>& g,
       if (!(K[e][e] > least)) continue;
       double along = 0;
       for (int i = 0; i < k; ++i) along += U[i][e] * (right[i] - center);
-      along /= K[e][e] * (p.eta * p.w);
+      along /= K[e][e];
+      const double bound = longest_step * square_root(2 * p.q / K[e][e]);
+      along = (along > bound ? bound : along < -bound ? -bound : along) / (p.eta * p.w);
       for (int i = 0; i < k; ++i) kappa[i] += along * U[i][e];
     }
   }

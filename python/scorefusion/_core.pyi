@@ -4,8 +4,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'uniform']
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'longest_step', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -102,10 +101,6 @@ def minimize_on_simplex(Q: typing.Annotated[numpy.typing.ArrayLike, numpy.float6
     ...
 def num_threads() -> int:
     ...
-def resample(log_weights: typing.Any, method: str, seed: typing.Any, stream: typing.Any, first_group: typing.Any) -> typing.Any:
-    ...
-def resample_below(log_weights: typing.Any, threshold: typing.SupportsFloat | typing.SupportsIndex, method: str, seed: typing.Any, stream: typing.Any, first_group: typing.Any) -> tuple:
-    ...
 def residual(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:
     ...
 def set_num_threads(n: typing.SupportsInt | typing.SupportsIndex) -> None:
@@ -115,3 +110,4 @@ def superpose(what: str, step: Superposed, gained: typing.Any, kappa: typing.Any
 def uniform(seed: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> numpy.typing.NDArray[numpy.float64]:
     ...
 __version__: str
+longest_step: float = 1000.0

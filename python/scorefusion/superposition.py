@@ -578,7 +578,8 @@ class _General:
 
         η w K a = q K_ii + (2 q − η w) <s̄, e_i> − η (1 − w) <s_un, e_i> − √ν <z, e_i> + τ_i + β_i.
 
-        Directions in which the scores do not differ are left as they are: any κ will do there.
+        Directions in which the scores do not differ are left as they are: any κ will do there. No step is longer than
+        10³ √h in any direction: more would be asked for where scores lie on a line, as they may for k > D.
         """
         n, k = self._numbers, self._numbers.k
         _check_effect(n)
@@ -594,6 +595,8 @@ class _General:
             right = right + n.tau
         right = right - right.mean(-1)[..., None]
         turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
-        a = xp.matmul(U, inverse[..., None] * turned)[..., 0] / (n.eta * w)
+        longest = _core.longest_step * math.sqrt(2 * n.q) * xp.sqrt(inverse)
+        along = xp.minimum(xp.maximum(inverse * turned[..., 0], -longest), longest)
+        a = xp.matmul(U, along[..., None])[..., 0] / (n.eta * w)
         kappa = a - a.mean(-1)[..., None] + 1.0 / k
         return kappa, self.known(kappa), self.advance(kappa, G, gained)
