@@ -83,8 +83,13 @@ class GaussianMixture:
                 alpha, sigma, p, qsigma = _coefficients(predicts, schedule, _namespace.float64_of(t))
                 return _namespace.cast(self._predict(x, alpha, sigma, p, qsigma), x.dtype)
 
+        def divergence(x: Any, t: Any) -> Any:
+            with _namespace.with_float64(x):
+                alpha, sigma, p, qsigma = _coefficients(predicts, schedule, _namespace.float64_of(t))
+                return self._divergence(x, alpha, sigma, p, qsigma)
+
         predict.__qualname__ = f"{len(self.weights)} Gaussians in {self.means.shape[1]} d"
-        return Model(predict, predicts, schedule)
+        return Model(predict, predicts, schedule, divergence=divergence)
 
     def log_density(self, x: Any, t: Any = 0.0, schedule: Schedule | None = None) -> Any:
         """log p_t(x) ``(B,)``, float64, x ``(B, d)``, t a float or ``(B,)``; of the data if there is no schedule."""
@@ -155,6 +160,18 @@ class GaussianMixture:
         turned = xp.matmul((p * alpha * e[:, None, :] + qsigma) / eigenvalues * z, xp.swapaxes(U, 1, 2))
         return (r[:, :, None] * (p * m[:, None, :] + turned)).sum(0)
 
+    def _divergence(self, x: Any, alpha: Any, sigma: Any, p: Any, qsigma: Any) -> Any:
+        """That of `_predict`, ``(B,)``, from that of the score: Σ_i r_i (|s_i − s|² − tr C_i⁻¹)."""
+        xp = _namespace.namespace(x)
+        _, r, z, eigenvalues = self._posterior(x, alpha, sigma)
+        U = self._constants(x)[3]
+        each = -xp.matmul(z / eigenvalues, xp.swapaxes(U, 1, 2))
+        away = each - (r[:, :, None] * each).sum(0)
+        score = (r * ((away * away).sum(-1) - (1 / eigenvalues).sum(-1))).sum(0)
+        d = self.means.shape[1]
+        with np.errstate(all="ignore"):
+            return _present(p, (d + sigma * sigma * score) / alpha) - qsigma * score
+
 
 def gaussian_barycenter(weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> GaussianMixture:
     """The KL barycenter of Gaussians: N(m, Σ) ∝ Π_i N(m_i, Σ_i)^{λ_i}, Σ⁻¹ = Σ_i λ_i Σ_i⁻¹, m = Σ Σ_i λ_i Σ_i⁻¹ m_i.
@@ -216,6 +233,14 @@ def _coefficients(kind: str, schedule: Schedule, t: Any) -> tuple[Any, Any, Any,
     if kind == "v":
         return alpha, sigma, -sigma, alpha * sigma
     return alpha, sigma, schedule.unit * schedule.dalpha(t), schedule.unit * schedule.dsigma(t) * sigma
+
+
+def _present(p: Any, of_x0: Any) -> Any:
+    """p times the divergence of x̂₀: 0 where p is, also at α = 0."""
+    if not _namespace.is_array(p):
+        return p * of_x0 if p != 0 else 0.0
+    xp = _namespace.namespace(p)
+    return xp.where(p == 0, xp.zeros_like(of_x0), p * of_x0)
 
 
 def _column(value: Any) -> Any:

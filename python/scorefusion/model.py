@@ -76,6 +76,7 @@ class Model:
         outside: what to do beyond 0 < t ≤ t_max (0 included where σ(0) > 0): "raise" an error that names the range, or
             "clamp" to the nearest t. Under another schedule, where the noise is larger the state is scaled to the
             level used; where it is smaller, the score of y = x/α is kept. A t on a GPU is not read: NaN there.
+        divergence: ``divergence(x, t) -> (B,)``, called as fn is: Σ_j ∂fn_j/∂x_j, for densities, where it is known.
 
     All results are ``(B, *event)``, arrays of x's framework. The model called is its score.
 
@@ -96,6 +97,7 @@ class Model:
         time: Callable[[Any], Any] | None = None,
         framework: str | None = None,
         outside: str = "raise",
+        divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         if not callable(fn):
             raise TypeError(f"fn must be a function of (x, t), got {type(fn).__name__}")
@@ -105,7 +107,7 @@ class Model:
             _one_of("framework", framework, tuple(_namespace.FRAMEWORKS))
         _check_schedule(schedule)
         self.fn, self.predicts, self.schedule = fn, predicts, schedule
-        self.time, self.framework, self.outside = time, framework, outside
+        self.time, self.framework, self.outside, self.divergence = time, framework, outside, divergence
         self._native = schedule  # that of fn, also when seen under another
         self._name = "the model"
 
@@ -299,7 +301,7 @@ class Fusion(Model):
         self.schedule = self._native = schedule or _common_schedule(models)
         kinds = {model.predicts for model in self.models}
         self.predicts = kinds.pop() if len(kinds) == 1 else "score"
-        self.time, self.framework, self.outside = None, None, "raise"
+        self.time, self.framework, self.outside, self.divergence = None, None, "raise", None
         self.weights = weights if callable(weights) else _weights(getattr(weights, "weights", weights), len(models))
         self._name = "the fusion"
 
