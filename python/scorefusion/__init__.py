@@ -1,8 +1,8 @@
 """Learn, sample and measure KL barycenters of pre-trained diffusion models.
 
 What exists so far: the engine (linear combinations, inner products and residuals of score tensors, on the CPU and on
-NVIDIA GPUs, for the arrays of NumPy, PyTorch, JAX and CuPy, which are read where they lie), schedules and models, and
-the weights, learned exactly in one pass.
+NVIDIA GPUs, for the arrays of NumPy, PyTorch, JAX and CuPy, which are read where they lie), schedules and models, the
+weights, learned exactly in one pass, samples and log densities.
 """
 
 from importlib import import_module as _import_module
@@ -28,6 +28,12 @@ if _TYPE_CHECKING:
     from . import plot as plot
     from . import schedule as schedule
     from . import solver as solver
+    from .density import Classification as Classification
+    from .density import Density as Density
+    from .density import bits_per_dim as bits_per_dim
+    from .density import classify as classify
+    from .density import log_density as log_density
+    from .density import log_density_difference as log_density_difference
     from .density_fusion import DensityFit as DensityFit
     from .density_fusion import fit_densities as fit_densities
     from .fitting import Fit as Fit
@@ -52,6 +58,12 @@ _LATER = {
     "plot": "plot",
     "schedule": "schedule",
     "solver": "solver",
+    "Classification": "density",
+    "Density": "density",
+    "bits_per_dim": "density",
+    "classify": "density",
+    "log_density": "density",
+    "log_density_difference": "density",
     "DensityFit": "density_fusion",
     "fit_densities": "density_fusion",
     "Fit": "fitting",
@@ -72,7 +84,9 @@ _LATER = {
 }
 
 __all__ = [
+    "Classification",
     "CombineGram",
+    "Density",
     "DensityFit",
     "Fit",
     "Fusion",
@@ -86,8 +100,10 @@ __all__ = [
     "Superposition",
     "TimeWeights",
     "analytic",
+    "bits_per_dim",
     "build_info",
     "check",
+    "classify",
     "combine",
     "combine_gram",
     "cuda",
@@ -96,6 +112,8 @@ __all__ = [
     "get_num_threads",
     "gram",
     "guided",
+    "log_density",
+    "log_density_difference",
     "minimize_on_simplex",
     "plot",
     "reference",

@@ -30,7 +30,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -109,7 +109,7 @@ def log_density(
         probes: ode; how many probes v estimate the divergence vᵀ(∂ε̂/∂y)v, fixed along the path (Rademacher's ±1); or
             "exact": ``Model(divergence=)``, the derivatives of torch and JAX, D of them, or differences up to D = 64.
             By default exact up to D = 64 or where it is known, else 4.
-        tolerance: ode; the error of log p in one step, in nats for D = 1, growing as √D; 1e-4 by default. Steps are
+        tolerance: ode; the error of log p in one step, in nats for D = 1, growing as √D; 3e-5 by default. Steps are
             chosen for each sample by itself.
         draws: formula, ito, elbo; how many e, in pairs of e and −e; 64 by default, 16 for ito. In one dimension
             formula and elbo take that many Gauss–Hermite nodes instead: nothing is random then.
@@ -215,7 +215,7 @@ def bits_per_dim(log_density: Any, dims: int, *, scale: float = 1.0, levels: int
 
 _NAMES = ("probes", "tolerance", "draws", "nodes", "steps", "reference")
 _OF_METHOD: dict[str, dict[str, Any]] = {
-    "ode": {"probes": None, "tolerance": 1e-4},
+    "ode": {"probes": None, "tolerance": 3e-5},
     "formula": {"draws": 64, "nodes": 48, "reference": None},
     "ito": {"draws": 16, "steps": 256},
     "elbo": {"draws": 64, "steps": None},
@@ -254,6 +254,14 @@ def _common(settings: dict[str, Any]) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"there is no setting {', '.join(sorted(unknown))}: see scorefusion.log_density")
     return {"schedule": None, "seed": 0, "first_sample": 0, **settings}
+
+
+class _Far(NamedTuple):
+    """A Gaussian N(m, C + ρ²)."""
+
+    m: Any  # (1, *event)
+    v: float  # the mean of C's eigenvalues
+    log_det: float  # of C + ρ²
 
 
 @dataclass(frozen=True)
@@ -296,26 +304,37 @@ class _Problem:
         x = self.home
         return _namespace.like(values, x, "float64") if knows_float64(x) else values
 
-    def far(self, i: int, rho: float) -> tuple[Any, float]:
-        """m ``(1, *event)`` and v of the Gaussian N(m, (v + ρ²) I) that model i is at large ρ, by Tweedie's formulas.
+    def far(self, i: int, rho: float) -> _Far:
+        """The Gaussian that model i is at large ρ, by Tweedie's formulas.
 
-        x̂₀ is linear in y there, with the slope v/(v + ρ²), which is measured over a distance ρ.
+        x̂₀ is c + S y there, with S = C (C + ρ²)⁻¹ for data of covariance C. S is measured over a distance ρ: along each
+        axis, or, in many dimensions, along a few diagonals, of which zᵀSz and |Sz|² give tr S and tr S².
         """
-        pairs = 4 if self.D <= 4096 else 1
-        shape = (1 + 2 * pairs, *self.x.shape[1:])
-        like = _namespace.empty(shape, self.x, _namespace.dtype_name(self.x))
-        z = _signs(Noise(0, _DIRECTIONS).like(like[:pairs]))
-        xp = _namespace.namespace(z)
+        D = self.D
+        few = D <= _EXACT
+        n = D if few else 4 if D <= 4096 else 1
+        dtype = _namespace.dtype_name(self.x)
+        like = _namespace.empty((n, *self.x.shape[1:]), self.x, dtype)
+        if few:
+            z = _namespace.like(np.eye(D).reshape(like.shape), like, dtype)
+        else:
+            z = _signs(Noise(0, _DIRECTIONS).like(like))
         t = float(self.time(rho))
-        scale = self.schedule.alpha(t) * rho
-        x = xp.concatenate([0 * z[:1], scale * z, -scale * z])
-        x = _namespace.cast_to(x, _namespace.dtype_name(like))
+        scale = float(self.schedule.alpha(t)) * rho
+        x = _namespace.cast_to(_namespace.namespace(z).concatenate([0 * z[:1], scale * z, -scale * z]), dtype)
         x0 = Sum([self.models[i].x0(self.given(x), t), x], [1.0, 0.0]).evaluate(x)
-        G = _host(ops.gram([z, x0[1 : 1 + pairs], x0[1 + pairs :]]))
-        slope = float((G[:, 0, 1] - G[:, 0, 2]).mean()) / (2 * rho * self.D)
-        slope = min(max(slope, 0.0), 0.5) if math.isfinite(slope) else 0.0
+        turned = _namespace.combine([x0[1 : 1 + n], x0[1 + n :]], [0.5 / rho, -0.5 / rho])  # S z
+        if few:
+            S = np.asarray(_host(turned), np.float64).reshape(D, D)
+            found = np.linalg.eigvalsh((S + S.T) / 2) if np.isfinite(S).all() else np.zeros(D)
+            found = np.clip(found, 0.0, 0.5)
+            slope, log_det = float(found.mean()), -float(np.log1p(-found).sum())
+        else:
+            G = np.nan_to_num(_gram([z, turned], x).mean(axis=0))
+            slope = min(max(G[0, 1] / D, 0.0), 0.5)
+            log_det = -D * math.log1p(-slope) + 0.5 * min(max(G[1, 1] - D * slope**2, 0.0), D * slope)
         v = rho * rho * slope / (1 - slope)
-        return x0[:1] * (1 + v / rho**2), v
+        return _Far(x0[:1] * (1 + v / rho**2), v, 2 * D * math.log(rho) + log_det)
 
     def square_from(self, y: Any, scale: float | Float64, m: Any) -> Float64:
         """|scale·y − m|² ``(B,)``"""
@@ -358,7 +377,9 @@ def _problem(
         raise ValueError(f"the models have no noise levels in common: t from {t_min:g} to {t_max:g}")
     alpha, low, high = float(schedule.alpha(t_min)), *(math.exp(-schedule.logsnr(t) / 2) for t in (t_min, t_max))
     if low == 0:
-        raise ValueError(f"there is no noise at t = {t_min:g}, and no density of finite data: give the schedule a t_min")
+        raise ValueError(
+            f"there is no noise at t = {t_min:g}, and so no density: give the schedule a t_min"
+        )
     B = x.shape[0]
     ids = np.asarray(_host(first_sample), np.int64)
     if ids.shape not in ((), (B,)):
@@ -403,6 +424,8 @@ _A: tuple[tuple[float, ...], ...] = (
 )
 _STEP = np.array([*_A[6], 0.0])
 _ERROR = _STEP - np.array([5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40])
+_ON_LINE = 3  # points on the way from the mean to a sample at the far end, where the score is nearly linear
+_LARGEST = 0.5  # step in log ρ, lest one passes over where a sample chooses between modes
 _SMALLEST = 1e-4  # of the whole way: a step that is taken whatever its error
 
 
@@ -421,12 +444,12 @@ def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tup
     """
     B, D, model, x = problem.B, problem.D, problem.models[i], problem.x
     begin, end = np.log(problem.rho)
-    m, v = problem.far(i, problem.rho[1])
-    variance = v + problem.rho[1] ** 2
+    far = problem.far(i, problem.rho[1])
     P = 1 if isinstance(probes, str) else probes
-    value, error = np.zeros((P, B)), np.zeros(B)
+    value = np.zeros((P, B))
     eps = {"float64": 1e-14, "float32": 1e-6}.get(problem.asked or _namespace.dtype_name(x), 1e-2)
     allowed = tolerance * math.sqrt(D) + eps * D
+    error = np.full(B, allowed)
 
     def slope(x: Any, log_rho: Float64, v: list[Any] | None) -> tuple[Any, Float64]:
         """ρ ε̂, and its divergence in y"""
@@ -467,15 +490,29 @@ def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tup
         y, K1, d1 = _chosen(taken, moved, y), _chosen(taken, K[-1], K1), np.where(taken, d[-1], d1)
         log_rho = np.where(taken, at, log_rho)
         h = h * np.clip(0.9 * np.maximum(np.nan_to_num(size), 1e-10) ** -0.2, 0.2, 5.0)
-        h = np.maximum(h, _SMALLEST * (end - begin))
+        h = np.clip(h, _SMALLEST * (end - begin), _LARGEST)
         arrived = log_rho >= end
         if 2 * arrived.sum() >= len(here):
-            value[:, here] += np.where(arrived, _gaussian(problem.square_from(y, 1.0, m), variance, D), 0.0)
-            left = np.flatnonzero(~arrived)
+            there, left = np.flatnonzero(arrived), np.flatnonzero(~arrived)
+            value[:, here[there]] += _end(problem, model, _rows(y, there), far)
             here, log_rho, h, d1 = here[left], log_rho[left], h[left], d1[:, left]
             y, K1, *u = (_rows(array, left) for array in (y, K1, *u))
             known = None if known is None else u
     return value - D * math.log(problem.alpha), error
+
+
+def _end(problem: _Problem, model: Model, y: Any, far: _Far) -> Float64:
+    """log p ``(B,)`` at the far end: at m that of the Gaussian, and from there along a line to y, by the model."""
+    t, rho = problem.t[1], problem.rho[1]
+    alpha = float(problem.schedule.alpha(t))
+    way = problem.away(y, 1.0, far.m)
+    value = np.full(y.shape[0], -0.5 * (problem.D * math.log(2 * math.pi) + far.log_det))
+    points, weights = np.polynomial.legendre.leggauss(_ON_LINE)
+    for point, weight in zip(0.5 * (points + 1), 0.5 * weights, strict=True):
+        x = _namespace.combine([y, way], [alpha, alpha * (point - 1)])
+        epsilon = Sum([model.epsilon(problem.given(x), t), way], [1.0, 0.0]).evaluate(way)
+        value -= weight / rho * _gram([epsilon, way], way)[:, 0, 1]
+    return value
 
 
 def _chosen(taken: NDArray[np.bool_], new: Any, old: Any) -> Any:
@@ -504,14 +541,12 @@ def _gaussian(square: Any, variance: float, D: int) -> Any:
 # ------------------------------------------------------------------------------------- the formula, and the lower bound
 
 
-def _formula(
-    problem: _Problem, draws: int, nodes: int, reference: tuple[Any, float] | None
-) -> tuple[Float64, Float64]:
+def _formula(problem: _Problem, draws: int, nodes: int, reference: tuple[Any, float] | None) -> tuple[Float64, Float64]:
     """Samples ``(S, B, k)`` and errors ``(B, k)``."""
     low, high = problem.rho
     if reference is None:
         rho = min(high, max(_MODERATE, 4 * low))
-        means = [problem.far(i, rho)[0] for i in range(len(problem.models))]
+        means = [problem.far(i, rho).m for i in range(len(problem.models))]
         m, v = functools.reduce(operator.add, means) / len(means), 1.0 + low**2
     else:
         m, v = _mean(reference[0], problem), float(reference[1]) + low**2
@@ -521,25 +556,26 @@ def _formula(
     points, weights = np.polynomial.legendre.leggauss(nodes)
     first, last = math.log(_NEAR * v), math.log(top)
     r = np.exp(0.5 * (first + (last - first) * (points + 1) / 2))
-    rules = np.stack([weights, _every_second(points)]) * (last - first) / 2
+    rules = np.stack([weights, _every(2, points), _every(4, points)]) * (last - first) / 2
     integral = _integrals(problem, r, 0.5 * rules, draws, (m, v))
     square = problem.square_from(problem.x, 1 / problem.alpha, m)
     value = _gaussian(square, v, problem.D)[:, None] - integral[0]
     for i in range(len(problem.models)):
-        m_end, v_end = problem.far(i, high)
-        beyond = _tail(problem.square_from(problem.x, 1 / problem.alpha, m_end), v_end + low**2, top, problem.D)
+        far = problem.far(i, high)
+        beyond = _tail(problem.square_from(problem.x, 1 / problem.alpha, far.m), far.v + low**2, top, problem.D)
         value[:, :, i] += 0.5 * (_tail(square, v, top, problem.D) - beyond)
-    error = np.abs((integral[0] - integral[1]).mean(axis=0))
+    half, quarter = np.abs((integral[0] - integral[1:]).mean(axis=1))
+    error = half * np.minimum(1.0, half / np.maximum(quarter, 1e-300)) ** 2  # they fall like a power of the nodes
     return value - problem.D * math.log(problem.alpha), error
 
 
-def _every_second(points: Float64) -> Float64:
-    """The weights of the rule that is exact for polynomials through every second of the points, and 0 between."""
+def _every(second: int, points: Float64) -> Float64:
+    """The weights of the rule that is exact for polynomials through every second (third, ...) of the points; 0 else."""
     weights = np.zeros(len(points))
-    n = len(points[::2])
+    n = len(points[::second])
     integrals = np.zeros(n)
     integrals[0] = 2.0
-    weights[::2] = np.linalg.solve(np.polynomial.legendre.legvander(points[::2], n - 1).T, integrals)
+    weights[::second] = np.linalg.solve(np.polynomial.legendre.legvander(points[::second], n - 1).T, integrals)
     return weights
 
 
@@ -556,7 +592,7 @@ def _elbo(problem: _Problem, draws: int, steps: int | None) -> tuple[Float64, Fl
         rho = np.exp(-0.5 * np.asarray(problem.schedule.logsnr(t)))
         rho = np.append(rho, high) if rho[-1] < high * (1 - 1e-9) else rho
     else:
-        rho = np.exp(np.linspace(math.log(low), math.log(high), (steps or 256) + 1))[1:]
+        rho = np.geomspace(low, high, (steps or 256) + 1)[1:]
     r2 = rho**2 - low**2
     steps_of_log = np.diff(np.log(r2))
     chain = np.append(1.0, np.expm1(steps_of_log))
@@ -566,7 +602,7 @@ def _elbo(problem: _Problem, draws: int, steps: int | None) -> tuple[Float64, Fl
     integral = _integrals(problem, np.sqrt(r2), 0.5 * np.stack([chain, trapezoid]), draws, None)
     value = -integral[0] - 0.5 * D * math.log(2 * math.pi * r2[0])
     for i in range(len(problem.models)):
-        m, v = problem.far(i, high)
+        m, v, _ = problem.far(i, high)
         ratio = r2[-1] / (v + high**2)
         square = problem.square_from(problem.x, 1 / problem.alpha, m)
         value[:, :, i] -= 0.5 * (D * (ratio - 1 - math.log(ratio)) + square / (v + high**2))
@@ -657,7 +693,7 @@ def _ito(problem: _Problem, draws: int, steps: int) -> tuple[Float64, Float64]:
     """Samples ``(S, B, k)`` and errors ``(B, k)``."""
     B, D, k = problem.B, problem.D, len(problem.models)
     steps += steps % 2
-    rho = np.exp(np.linspace(*np.log(problem.rho), steps + 1))
+    rho = np.geomspace(*problem.rho, steps + 1)
     times = problem.time(rho)
     ends = [problem.far(i, problem.rho[1]) for i in range(k)]
     fine, coarse = np.zeros((2, draws // 2, B, k))
@@ -682,9 +718,9 @@ def _ito(problem: _Problem, draws: int, steps: int) -> tuple[Float64, Float64]:
                     both = Sum([e, before], [root, root_before])
                     values[1] += _increments(scores, both, rho2 - plan.rho[i - 1] ** 2, x)
                 before, root_before = e, root
-            for j, (m, v) in enumerate(ends):
-                variance = v + problem.rho[1] ** 2
-                values[:, :, j] += _gaussian(problem.square_from(x, 1 / plan.alpha[-1], m), variance, D)
+            y = Sum([x], [1 / plan.alpha[-1]]).evaluate(x)
+            for j, (model, far) in enumerate(zip(problem.models, ends, strict=True)):
+                values[:, :, j] += _end(problem, model, y, far)
             fine[chosen] += 0.5 * values[0].reshape(g, B, k)
             coarse[chosen] += 0.5 * values[1].reshape(g, B, k)
     return fine - D * math.log(problem.alpha), np.abs((fine - coarse).mean(axis=0))
