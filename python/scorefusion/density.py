@@ -377,9 +377,7 @@ def _problem(
         raise ValueError(f"the models have no noise levels in common: t from {t_min:g} to {t_max:g}")
     alpha, low, high = float(schedule.alpha(t_min)), *(math.exp(-schedule.logsnr(t) / 2) for t in (t_min, t_max))
     if low == 0:
-        raise ValueError(
-            f"there is no noise at t = {t_min:g}, and so no density: give the schedule a t_min"
-        )
+        raise ValueError(f"there is no noise at t = {t_min:g}, and so no density: give the schedule a t_min")
     B = x.shape[0]
     ids = np.asarray(_host(first_sample), np.int64)
     if ids.shape not in ((), (B,)):
