@@ -161,11 +161,15 @@ def _differences(leaf: Model, x: Any, t: Any, sigma: Any, probes: Sequence[Any] 
     out = leaf._call(x, t)
     eps = max(_EPS[_namespace.dtype_name(out)], _EPS[_namespace.dtype_name(x)])
     h = np.broadcast_to(eps ** (1 / 3) * sigma, (B,))
+    dtype = _namespace.dtype_name(x)
+
+    def moved(x: Any, v: Any, h: Float64, t: Any) -> Any:
+        return leaf._call(_namespace.cast_to(_namespace.combine([x, v], [1.0, h]), dtype), t)
+
     if probes is not None:
         found = []
         for v in probes:
-            ahead, behind = (leaf._call(_namespace.combine([x, v], [1.0, step]), t) for step in (h, -h))
-            G = np.asarray(_namespace.host(ops.gram([v, ahead, behind])))
+            G = np.asarray(_namespace.host(ops.gram([v, moved(x, v, h, t), moved(x, v, -h, t)])))
             found.append((G[:, 0, 1] - G[:, 0, 2]) / (2 * h))
         return out, np.array(found)
     total = np.zeros(B)
@@ -175,10 +179,9 @@ def _differences(leaf: Model, x: Any, t: Any, sigma: Any, probes: Sequence[Any] 
         units = np.zeros((2, m, B, D))
         units[0, range(m), :, range(first, first + m)] = 1.0
         units[1] = -units[0]
-        v = _namespace.like(units.reshape(2 * m * B, *event), x, _namespace.dtype_name(x))
-        there = _namespace.combine([tile(x, 2 * m), v], [1.0, np.tile(h, 2 * m)])
-        moved = leaf._call(there, np.tile(t, 2 * m) if _namespace.is_array(t) else t)
-        G = np.asarray(_namespace.host(ops.gram([v, moved])))[:, 0, 1]
+        v = _namespace.like(units.reshape(2 * m * B, *event), x, "float64" if dtype == "float64" else "float32")
+        there = moved(tile(x, 2 * m), v, np.tile(h, 2 * m), np.tile(t, 2 * m) if _namespace.is_array(t) else t)
+        G = np.asarray(_namespace.host(ops.gram([v, there])))[:, 0, 1]
         total += G.reshape(2 * m, B).sum(0) / (2 * h)
     return out, total[None]
 

@@ -261,7 +261,7 @@ class _Far(NamedTuple):
 
     m: Any  # (1, *event)
     v: float  # the mean of C's eigenvalues
-    log_det: float  # of C + ρ²
+    log_det: float  # of C + ρ²: log p at m is −½ (D log 2π + log_det)
 
 
 @dataclass(frozen=True)
@@ -307,34 +307,56 @@ class _Problem:
     def far(self, i: int, rho: float) -> _Far:
         """The Gaussian that model i is at large ρ, by Tweedie's formulas.
 
-        x̂₀ is c + S y there, with S = C (C + ρ²)⁻¹ for data of covariance C. S is measured over a distance ρ: along each
-        axis, or, in many dimensions, along a few diagonals, of which zᵀSz and |Sz|² give tr S and tr S².
+        x̂₀ is c + S y there, with S = C (C + ρ²)⁻¹ for data of covariance C: S is measured along each axis or, in many
+        dimensions, along a few diagonals z, of which zᵀSz and |Sz|² give tr S and tr S².
         """
         D = self.D
-        few = D <= _EXACT
-        n = D if few else 4 if D <= 4096 else 1
+        c, z, turned = self._slope(i, rho, None, 1.0)
+        if D <= _EXACT:
+            slope = float(_eigenvalues(turned).mean())
+            v = rho * rho * slope / (1 - slope)
+            m = c * (1 + v / rho**2)
+            return _Far(m, v, 2 * D * math.log(rho) + self._volume(i, rho, m))
+        G = np.nan_to_num(_gram([z, turned], z).mean(axis=0))
+        slope = min(max(G[0, 1] / D, 0.0), 0.5)
+        volume = -D * math.log1p(-slope) + 0.5 * min(max(G[1, 1] - D * slope**2, 0.0), D * slope)
+        v = rho * rho * slope / (1 - slope)
+        return _Far(c * (1 + v / rho**2), v, 2 * D * math.log(rho) + volume)
+
+    def _volume(self, i: int, rho: float, m: Any) -> float:
+        """−2 log E exp(−|x₀ − m|²/2ρ²) over the data: Σ log(1 + C_j/ρ²) for a Gaussian, and what another has more.
+
+        With τ = 1/ρ² its derivative is f(τ) = E|x₀ − m|² where the data lie if y = m, tr ρ²S and (x̂₀ − m)². The model
+        tells f at τ and 2τ, the Gaussian the shape below: what is missing is taken for linear.
+        """
+        found = []
+        for level in (rho, rho / math.sqrt(2)):
+            c, _, turned = self._slope(i, level, m, 0.1)
+            S = _eigenvalues(turned)
+            found.append((S, level**2 * S.sum() + float(self.square_from(c, 1.0, m)[0])))
+            if rho / math.sqrt(2) < self.rho[0]:  # there is no second level
+                return -float(np.log1p(-S).sum())
+        (S, f), (_, f_next) = found
+        C = S / (1 - S)  # in units of ρ²
+        missing, missing_next = f / rho**2 - S.sum(), f_next / rho**2 - (C / (1 + 2 * C)).sum()
+        return float(np.log1p(C).sum() + 1.5 * missing - 0.5 * missing_next)
+
+    def _slope(self, i: int, rho: float, y: Any, step: float) -> tuple[Any, Any, Any]:
+        """x̂₀ at y ``(1, *event)`` or 0, unit vectors or diagonals z ``(n, *event)``, and S z over step·ρ each way."""
+        n = self.D if self.D <= _EXACT else 4 if self.D <= 4096 else 1
         dtype = _namespace.dtype_name(self.x)
         like = _namespace.empty((n, *self.x.shape[1:]), self.x, dtype)
-        if few:
-            z = _namespace.like(np.eye(D).reshape(like.shape), like, dtype)
+        if n == self.D:
+            z = _namespace.like(np.eye(n).reshape(like.shape), like, dtype)
         else:
             z = _signs(Noise(0, _DIRECTIONS).like(like))
+        y = 0 * z[:1] if y is None else y
         t = float(self.time(rho))
-        scale = float(self.schedule.alpha(t)) * rho
-        x = _namespace.cast_to(_namespace.namespace(z).concatenate([0 * z[:1], scale * z, -scale * z]), dtype)
+        h = step * rho
+        x = _namespace.namespace(z).concatenate([y, y + h * z, y - h * z])
+        x = _namespace.cast_to(float(self.schedule.alpha(t)) * x, dtype)
         x0 = Sum([self.models[i].x0(self.given(x), t), x], [1.0, 0.0]).evaluate(x)
-        turned = _namespace.combine([x0[1 : 1 + n], x0[1 + n :]], [0.5 / rho, -0.5 / rho])  # S z
-        if few:
-            S = np.asarray(_host(turned), np.float64).reshape(D, D)
-            found = np.linalg.eigvalsh((S + S.T) / 2) if np.isfinite(S).all() else np.zeros(D)
-            found = np.clip(found, 0.0, 0.5)
-            slope, log_det = float(found.mean()), -float(np.log1p(-found).sum())
-        else:
-            G = np.nan_to_num(_gram([z, turned], x).mean(axis=0))
-            slope = min(max(G[0, 1] / D, 0.0), 0.5)
-            log_det = -D * math.log1p(-slope) + 0.5 * min(max(G[1, 1] - D * slope**2, 0.0), D * slope)
-        v = rho * rho * slope / (1 - slope)
-        return _Far(x0[:1] * (1 + v / rho**2), v, 2 * D * math.log(rho) + log_det)
+        return x0[:1], z, _namespace.combine([x0[1 : 1 + n], x0[1 + n :]], [0.5 / h, -0.5 / h])
 
     def square_from(self, y: Any, scale: float | Float64, m: Any) -> Float64:
         """|scale·y − m|² ``(B,)``"""
@@ -354,7 +376,7 @@ def _problem(
     first_sample: Any,
     names: list[str] | None,
 ) -> _Problem:
-    models = as_models(models, schedule or _common_schedule(models))
+    models = as_models(models, schedule or (None if callable(models) else _common_schedule(models)))
     if names is not None:
         models = [model._named(name) for model, name in zip(models, names, strict=True)]
     schedule = models[0].schedule
@@ -398,10 +420,10 @@ def _density(problem: _Problem, found: Float64, discretisation: Float64, signs: 
 
 
 def _standard_error(samples: Float64) -> Float64:
-    """Of the mean of S independent samples ``(S, ...)``: 0 for the one of what is not random, which is not NaN."""
+    """Of the mean of S independent samples ``(S, ...)``: one cannot tell, and what is not random stands there twice."""
     S = len(samples)
     if S == 1:
-        return np.zeros(samples.shape[1:])
+        return np.full(samples.shape[1:], math.nan)
     error: Float64 = samples.std(axis=0, ddof=1) / math.sqrt(S)
     return error
 
@@ -432,7 +454,8 @@ def _ode(problem: _Problem, probes: int | str | None, tolerance: float) -> tuple
     if probes is None:
         probes = "exact" if problem.D <= _EXACT or all(map(is_cheap, problem.models)) else 4
     found = [_flow(problem, i, probes, tolerance) for i in range(len(problem.models))]
-    return np.stack([value for value, _ in found], axis=2), np.stack([error for _, error in found], axis=1)
+    value, error = np.stack([v for v, _ in found], axis=2), np.stack([e for _, e in found], axis=1)
+    return value if isinstance(probes, int) else np.repeat(value, 2, axis=0), error
 
 
 def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tuple[Float64, Float64]:
@@ -554,7 +577,7 @@ def _formula(problem: _Problem, draws: int, nodes: int, reference: tuple[Any, fl
     points, weights = np.polynomial.legendre.leggauss(nodes)
     first, last = math.log(_NEAR * v), math.log(top)
     r = np.exp(0.5 * (first + (last - first) * (points + 1) / 2))
-    rules = np.stack([weights, _every(2, points), _every(4, points)]) * (last - first) / 2
+    rules = np.stack([weights, _every_second(points)]) * (last - first) / 2
     integral = _integrals(problem, r, 0.5 * rules, draws, (m, v))
     square = problem.square_from(problem.x, 1 / problem.alpha, m)
     value = _gaussian(square, v, problem.D)[:, None] - integral[0]
@@ -562,18 +585,17 @@ def _formula(problem: _Problem, draws: int, nodes: int, reference: tuple[Any, fl
         far = problem.far(i, high)
         beyond = _tail(problem.square_from(problem.x, 1 / problem.alpha, far.m), far.v + low**2, top, problem.D)
         value[:, :, i] += 0.5 * (_tail(square, v, top, problem.D) - beyond)
-    half, quarter = np.abs((integral[0] - integral[1:]).mean(axis=1))
-    error = half * np.minimum(1.0, half / np.maximum(quarter, 1e-300)) ** 2  # they fall like a power of the nodes
+    error = np.abs((integral[0] - integral[1]).mean(axis=0))
     return value - problem.D * math.log(problem.alpha), error
 
 
-def _every(second: int, points: Float64) -> Float64:
-    """The weights of the rule that is exact for polynomials through every second (third, ...) of the points; 0 else."""
+def _every_second(points: Float64) -> Float64:
+    """The weights of the rule that is exact for polynomials through every second of the points, and 0 between."""
     weights = np.zeros(len(points))
-    n = len(points[::second])
+    n = len(points[::2])
     integrals = np.zeros(n)
     integrals[0] = 2.0
-    weights[::second] = np.linalg.solve(np.polynomial.legendre.legvander(points[::second], n - 1).T, integrals)
+    weights[::2] = np.linalg.solve(np.polynomial.legendre.legvander(points[::2], n - 1).T, integrals)
     return weights
 
 
@@ -613,7 +635,7 @@ def _integrals(
 ) -> Float64:
     """Σ_i weights_wi (‖e − ê(y + r_i e)‖² − ‖e − ê_N(y + r_i e)‖²): ``(W, S, B, k)`` for S independent e.
 
-    One pass of inner products for each node and draw; e is never stored. In one dimension e is integrated over, S = 1.
+    One pass of inner products for each node and draw; e is never stored. In one dimension e is integrated over.
     """
     B, k = problem.B, len(problem.models)
     rho = np.sqrt(r * r + problem.rho[0] ** 2)
@@ -647,7 +669,7 @@ def _integrals(
                     squares = squares - theirs[:, None] / (v + r2) ** 2
                 part = squares.reshape(g, B, k) * (1.0 if hermite else 0.5)
                 total[:, chosen] += weights[:, i, None, None, None] * part
-    return np.einsum("wsbk,s->wbk", total, share)[:, None] if hermite else total
+    return np.repeat(np.einsum("wsbk,s->wbk", total, share)[:, None], 2, axis=1) if hermite else total
 
 
 def _groups(draws: int, size: int) -> Iterator[NDArray[np.int64]]:
@@ -749,6 +771,15 @@ def _signs(z: Any) -> Any:
 
 def _host(array: Any) -> Any:
     return _namespace.host(array) if _namespace.is_array(array) else np.asarray(array)
+
+
+def _eigenvalues(turned: Any) -> Float64:
+    """Those of S, of its columns, where S is that of a Gaussian's x̂₀ at large ρ."""
+    S = np.asarray(_host(turned), np.float64).reshape(len(turned), -1)
+    if not np.isfinite(S).all():
+        return np.zeros(len(S))
+    found: Float64 = np.clip(np.linalg.eigvalsh((S + S.T) / 2), 0.0, 0.5)
+    return found
 
 
 def _broadcast(m: Any, x: Any) -> Any:
