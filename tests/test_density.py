@@ -176,13 +176,13 @@ def test_one_probe_does_not_know_its_error():
 
 def test_itos_estimate_converges():
     of = mixture(2)
-    x = of.sample(100, seed=3)
+    x = of.sample(60, seed=3)
     errors = []
-    for steps in (100, 400, 1600):
+    for steps in (50, 200, 800):
         found = sf.log_density(of.model(VP(), "epsilon"), x, method="ito", steps=steps, draws=4)
         error = found.value - truth(of, x, VP())
         errors.append(math.sqrt((error**2).mean()))
-        assert abs(error.mean()) < 4 * error.std() / math.sqrt(len(x)) + 0.1 * (steps == 100)
+        assert abs(error.mean()) < 4 * error.std() / math.sqrt(len(x)) + 0.5 * (steps == 50)
     assert errors[1] < 0.75 * errors[0]
     assert errors[2] < 0.75 * errors[1]
 
@@ -190,11 +190,11 @@ def test_itos_estimate_converges():
 @pytest.mark.parametrize("schedule", [VP(), Discrete(np.cumprod(1 - np.linspace(1e-3, 0.1, 100)))], ids=["VP", "DDPM"])
 def test_the_bound_is_one_and_says_by_how_much(schedule):
     model = LINE.model(schedule, "epsilon")
-    found = sf.log_density(model, POINTS, method="elbo")
+    found = sf.log_density(model, POINTS, method="elbo", draws=24)
     gap = truth(LINE, POINTS, schedule) - found.value
     assert (gap > 0).all()
     np.testing.assert_allclose(found.discretisation_error, gap, rtol=0.1)
-    finer = sf.log_density(model, POINTS, method="elbo", steps=1000)
+    finer = sf.log_density(model, POINTS, method="elbo", steps=800, draws=24)
     assert (truth(LINE, POINTS, schedule) - finer.value < gap).all()
 
 
@@ -278,7 +278,7 @@ def test_arrays_of_any_kind(name, dtype, method, device):
         seen.add((home.dtype(x), type(x)))
         return x * 0.6
 
-    values = np.linspace(-1, 1, 12).reshape(2, 2, 3)
+    values = np.linspace(-1, 1, 8).reshape(2, 2, 2)
     x = home.array(values, dtype)
     found = sf.log_density(sf.Model(network, "epsilon", VP()), x, method=method, **METHODS[method])
     assert {kind for kind, _ in seen} == {dtype}
@@ -296,6 +296,23 @@ def test_arrays_of_any_kind(name, dtype, method, device):
 def test_no_samples(method):
     found = sf.log_density(PLANE.model(VP()), np.zeros((0, 2)), method=method, **METHODS[method])
     assert found.value.shape == found.standard_error.shape == found.discretisation_error.shape == (0,)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_not_a_number_stays_where_it_is(method, bad):
+    """A sample that a network has nothing to say of does not delay the others."""
+
+    def network(x, t):
+        return np.where(x > 50, bad, 0.6 * x)
+
+    x = np.array([[0.5, 1.0], [1e9, 0.0], [1.0, -1.0]])
+    model = sf.Model(network, "epsilon", VP())
+    settings = METHODS[method] if method != "ode" else {"probes": 2}
+    with np.errstate(all="ignore"):
+        found = sf.log_density(model, x, method=method, **settings)
+    assert np.isfinite(found.value[[0, 2]]).all()
+    assert not found.value[1] > -1e3
 
 
 def test_many_dimensions_use_probes():

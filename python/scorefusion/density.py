@@ -446,7 +446,8 @@ _STEP = np.array([*_A[6], 0.0])
 _ERROR = _STEP - np.array([5179 / 57600, 0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 2100, 1 / 40])
 _ON_LINE = 3  # points on the way from the mean to a sample at the far end, where the score is nearly linear
 _LARGEST = 0.5  # step in log ρ, lest one passes over where a sample chooses between modes
-_SMALLEST = 1e-4  # of the whole way: a step that is taken whatever its error
+_OUTLYING = 0.01  # of |ε̂|²: from ten times the usual distance on, tolerances are relative
+_SMALLEST = 1e-3  # of the whole way: a step that is taken whatever its error
 
 
 def _ode(problem: _Problem, probes: int | str | None, tolerance: float) -> tuple[Float64, Float64]:
@@ -469,8 +470,7 @@ def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tup
     P = 1 if isinstance(probes, str) else probes
     value = np.zeros((P, B))
     eps = {"float64": 1e-14, "float32": 1e-6}.get(problem.asked or _namespace.dtype_name(x), 1e-2)
-    allowed = tolerance * math.sqrt(D) + eps * D
-    error = np.full(B, allowed)
+    error = np.full(B, tolerance * math.sqrt(D) + eps * D)
 
     def slope(x: Any, log_rho: Float64, v: list[Any] | None) -> tuple[Any, Float64]:
         """ρ ε̂, and its divergence in y"""
@@ -504,8 +504,10 @@ def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tup
         rho2 = np.exp(2 * at)
         slopes = np.stack(d)
         of_value = (h * np.tensordot(_ERROR, slopes, 1)).mean(axis=0) - along[:, -1] / (2 * rho2)
+        outlying = _gram([K[-1]], moved)[:, 0, 0] / rho2  # |ε̂|²: D or less, but where log p is very small
+        allowed = tolerance * np.maximum(math.sqrt(D), _OUTLYING * outlying) + eps * (D + outlying)
         size = np.maximum(np.abs(of_value), square / rho2) / allowed
-        taken = ~(size > 1) | (h <= _SMALLEST * (end - begin))
+        taken = ~(size > 1) | np.isinf(size) | (h <= _SMALLEST * (end - begin))
         value[:, here] += np.where(taken, h * np.tensordot(_STEP, slopes, 1), 0.0)
         error[here] += np.where(taken, np.abs(of_value), 0.0)
         y, K1, d1 = _chosen(taken, moved, y), _chosen(taken, K[-1], K1), np.where(taken, d[-1], d1)
