@@ -23,7 +23,7 @@ Float32 = NDArray[np.float32]
 Layer = tuple[Float32, Float32]  # W (in, out), b (out,)
 
 _FREQUENCIES = np.array([0.5, 1.0, 2.0, 4.0])  # half turns over the range of log σ
-_BLOCK = 1024  # rows whose hidden layers stay in the cache
+_BLOCK = 512  # rows whose hidden layers stay in the cache
 _SLICE = 64  # rows of one product
 
 FEATURES = 1 + 2 * len(_FREQUENCIES)
@@ -48,17 +48,17 @@ def unpack(parameters: NDArray[Any], widths: Sequence[int]) -> list[Layer]:
 
 
 class Network:
-    """v̂(x, t) of a multilayer perceptron with SiLU; x ``(B, d)``, t ``(B,)``.
+    """v̂(x, t) of a multilayer perceptron with SiLU; x ``(B, 1)``, t ``(B,)``.
 
     Args:
         parameters: all of them, as `unpack` takes them.
-        widths: of the layers, from d + FEATURES to d.
+        widths: of the layers, from 1 + FEATURES to 1.
         schedule: of t, with α = 1.
         t_low: the least t that the network was trained at; nearer to 0 it is told this one.
     """
 
     def __init__(self, parameters: NDArray[Any], widths: Sequence[int], schedule: Schedule, t_low: float) -> None:
-        self.layers, self.d, self.schedule = unpack(parameters, widths), widths[-1], schedule
+        self.layers, self.schedule = unpack(parameters, widths), schedule
         self._range = float(np.log(schedule.sigma(t_low))), float(np.log(schedule.sigma(schedule.t_max)))
 
     def __call__(self, x: NDArray[Any], t: NDArray[Any]) -> Float32:
@@ -66,19 +66,33 @@ class Network:
             t = t[:1]
         sigma = np.asarray(self.schedule.sigma(t), np.float64)
         c = np.sqrt(1 + sigma * sigma).astype(np.float32)[:, None]
-        (W, b), *rest = self.layers
-        of_time = features(np.log(sigma), *self._range) @ W[self.d :] + b  # (1 or B, hidden)
+        (W, b), *hidden, (W_last, b_last) = self.layers
+        of_time = features(np.log(sigma), *self._range) @ W[1:] + b  # (1 or B, width)
         v = np.empty(x.shape, np.float32)
+        spare = np.empty((min(len(x), _BLOCK), max(layer.shape[1] for layer, _ in self.layers)), np.float32)
         for begin in range(0, len(x), _BLOCK):
             rows = slice(begin, begin + _BLOCK)
             own = rows if len(t) > 1 else slice(None)
-            h = (x[rows] / c[own]).astype(np.float32) @ W[: self.d]
+            h = (x[rows] / c[own]).astype(np.float32) * W[0]
             h += of_time[own]
-            for W_next, b_next in rest:
-                h = _product(_silu(h), W_next)
+            for W_next, b_next in hidden:
+                h = _product(_silu(h, spare), W_next)
                 h += b_next
+            h = _silu(h, spare) @ W_last
+            h += b_last
             np.multiply(h, c[own], out=v[rows])
         return v
+
+
+def _silu(h: Float32, spare: Float32) -> Float32:
+    """h / (1 + e^−h), in place."""
+    e = spare[: len(h), : h.shape[1]]
+    np.negative(h, out=e)
+    with np.errstate(over="ignore"):  # e^−h = ∞ gives 0, which is right
+        np.exp(e, out=e)
+    e += 1
+    h /= e
+    return h
 
 
 def _product(h: Float32, W: Float32) -> Float32:
@@ -91,12 +105,3 @@ def _product(h: Float32, W: Float32) -> Float32:
     np.matmul(h[:whole].reshape(-1, _SLICE, W.shape[0]), W, out=product[:whole].reshape(-1, _SLICE, W.shape[1]))
     np.matmul(h[whole:], W, out=product[whole:])
     return product
-
-
-def _silu(h: Float32) -> Float32:
-    """h / (1 + e^−h), in place."""
-    with np.errstate(over="ignore"):  # e^−h = ∞ gives 0, which is right
-        e = np.exp(-h)
-    e += 1
-    h /= e
-    return h

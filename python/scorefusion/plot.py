@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from .fitting import Fit
 
-__all__ = ["loss_edge", "loss_simplex", "per_time", "weights"]
+__all__ = ["densities", "loss_edge", "loss_simplex", "per_time", "weights"]
 
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])  # of the triangle that shows the 2-simplex
 
@@ -67,6 +68,21 @@ def per_time(fit: Fit, ax: Any = None) -> Any:
         line = ax.errorbar(middle, curve.weights[:, i], yerr=curve.standard_error[:, i], fmt="o-", label=f"λ_{i}")
         ax.axhline(fit.weights[i], color=line[0].get_color(), linestyle=":")
     ax.set(xlabel="log-SNR", ylabel="weight", ylim=(-0.03, 1.03))
+    ax.legend()
+    return ax
+
+
+def densities(
+    samples: Mapping[str, ArrayLike], ax: Any = None, *, range: tuple[float, float] | None = None, bins: int = 140
+) -> Any:
+    """Samples of numbers, ``(n,)`` by name, as outlines of their histograms."""
+    ax, drawn = _axes(ax), {name: np.ravel(x) for name, x in samples.items()}
+    if range is None:
+        range = min(x.min() for x in drawn.values()), max(x.max() for x in drawn.values())
+    for name, x in drawn.items():
+        height, edges = np.histogram(x, bins, range)
+        ax.stairs(height / (len(x) * np.diff(edges)), edges, label=name, linewidth=1.4)
+    ax.set(xlabel="x", ylabel="density", xlim=range, ylim=(0, None))
     ax.legend()
     return ax
 
