@@ -44,6 +44,9 @@ if _TYPE_CHECKING:
     from .model import ModelCheck as ModelCheck
     from .model import check as check
     from .model import guided as guided
+    from .particles import Particles as Particles
+    from .particles import sample_product as sample_product
+    from .particles import steer as steer
     from .sampling import sample as sample
     from .simplex import SimplexDescent as SimplexDescent
     from .simplex import SimplexSolution as SimplexSolution
@@ -74,6 +77,9 @@ _LATER = {
     "ModelCheck": "model",
     "check": "model",
     "guided": "model",
+    "Particles": "particles",
+    "sample_product": "particles",
+    "steer": "particles",
     "sample": "sampling",
     "SimplexDescent": "simplex",
     "SimplexSolution": "simplex",
@@ -93,6 +99,7 @@ __all__ = [
     "Model",
     "ModelCheck",
     "Noise",
+    "Particles",
     "Residual",
     "SimplexDescent",
     "SimplexSolution",
@@ -120,9 +127,11 @@ __all__ = [
     "resample",
     "residual",
     "sample",
+    "sample_product",
     "schedule",
     "set_num_threads",
     "solver",
+    "steer",
     "superpose",
 ]
 

@@ -131,6 +131,18 @@ def full(B: int, value: float, x: Any, dtype: str) -> Any:
     return values if isinstance(x, np.ndarray) else like(values, x, dtype)
 
 
+def indices(values: Any, x: Any) -> Any:
+    """int64 in the library of x, where x lies; in NumPy for JAX, which may know no int64."""
+    return values if framework_of(x) in ("numpy", "jax") else like(values, x, "int64")
+
+
+def take(array: Any, samples: Any) -> Any:
+    """The samples of these indices ``(B,)`` int64, which are NumPy's or lie where the array lies."""
+    if isinstance(array, np.ndarray):
+        return array.take(samples, axis=0)
+    return array[samples.astype(np.int32) if framework_of(array) == "jax" else like(samples, array, "int64")]
+
+
 def cast_to(array: Any, dtype: str) -> Any:
     """The array in the dtype of this name."""
     return cast(array, getattr(sys.modules["torch"], dtype) if _is_torch(array) else dtype)

@@ -94,6 +94,7 @@ class Plan:
         level = _Level(schedule, times)
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
+        self.per_sample = False  # are there coefficients of each sample?
         self._last: tuple[Any, int, Any] = None, 0, None  # t for each sample, and what it was made for
         self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
 
@@ -109,7 +110,7 @@ class Plan:
             t, scale, a_leaf, b_leaf = (np.broadcast_to(v, len(times)) for v in leaf._reading(levels, "x0"))
             weight = _table(weights)
             if weight.ndim == 2:
-                a_leaf, b_leaf = a_leaf[:, None], b_leaf[:, None]
+                self.per_sample, a_leaf, b_leaf = True, a_leaf[:, None], b_leaf[:, None]
             readings.append(_Reading(leaf, t.tolist(), scale.tolist(), _rows(weight * a_leaf)))
             b, rest = _plus(b, weight * b_leaf), _plus(rest, -weight)
         share = np.where(np.abs(rest) > 1e-9, rest, 0.0)
@@ -356,9 +357,12 @@ def prepare(
     first_step: int = 0,
     schedule: Schedule | None = None,
     name: str | None = None,
+    noise_alone: bool = True,
     **settings: Any,
 ) -> Run:
     """The run of a sampler, its state at the beginning: noise, or what `start` says.
+
+    `noise_alone`: may it begin where α = 0?
 
     Everything that samplers check about their common arguments is checked here.
     """
@@ -382,7 +386,8 @@ def prepare(
             raise ValueError(f"start must be (x, t) with x of shape {shape}, got {_described(x)}")
         if first_step == 0 and isinstance(times, str):
             t_max = t
-    grid = time_grid(times, steps, schedule, t_max, t_min, all(model.starts_at_pure_noise for model in models))
+    noise_alone = noise_alone and all(model.starts_at_pure_noise for model in models)
+    grid = time_grid(times, steps, schedule, t_max, t_min, noise_alone)
     if not 0 <= first_step < len(grid):
         raise ValueError(f"first_step must be from 0 to {len(grid) - 1}, got {first_step}")
     if start is not None and not math.isclose(grid[first_step], t, rel_tol=1e-6, abs_tol=1e-12):

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ._namespace import host
+
 if TYPE_CHECKING:
     from .fitting import Fit
+    from .particles import Particles
 
-__all__ = ["densities", "loss_edge", "loss_simplex", "per_time", "weights"]
+__all__ = ["densities", "loss_edge", "loss_simplex", "particles", "per_time", "weights"]
 
 _CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])  # of the triangle that shows the 2-simplex
 
@@ -84,6 +87,17 @@ def densities(
         ax.stairs(height / (len(x) * np.diff(edges)), edges, label=name, linewidth=1.4)
     ax.set(xlabel="x", ylabel="density", xlim=range, ylim=(0, None))
     ax.legend()
+    return ax
+
+
+def particles(particles: Particles, ax: Any = None) -> Any:
+    """The effective sample size of every group over the steps; inset, the weights relative to even ones."""
+    ax, n = _axes(ax), len(particles.log_weight) // len(particles.log_z_of_groups)
+    ax.plot(particles.ess_at, color="C0", linewidth=1)
+    ax.set(xlabel="step", ylabel="effective sample size", ylim=(0, 1.03 * n))
+    inset = ax.inset_axes((0.66, 0.12, 0.3, 0.3))
+    inset.hist(np.exp(host(particles.log_weight)) * n, bins=30, color="gray")
+    inset.set(xlabel="n · weight", yticks=[])
     return ax
 
 
