@@ -87,7 +87,7 @@ def test_the_sign_of_the_increment():
 def test_every_schedule_and_kind(mode, schedule, kind):
     mixtures, models = problem(2, 3, schedule, (kind,))
     correct = "curvature" if mode == "and" else None
-    found = sf.superpose(models, (200, 3), mode=mode, correct=correct, steps=300, seed=3, like=F64)
+    found = sf.superpose(models, (200, 3), mode=mode, correct=correct, steps=400, seed=3, like=F64)
     error = found.log_density - truth(mixtures, found.x, schedule)
     assert found.unbiased
     assert rms(error) < 1.6  # steps in log-SNR: .08 (flow matching from ρ = 10³ on) in place of .03
@@ -222,7 +222,7 @@ def test_the_correction_keeps_true_densities_equal(k, d):
     mixtures, models = problem(k, d, first=k)
     found = {}
     for correct in (None, "curvature"):
-        run = sf.superpose(models, (50, d), mode="and", correct=correct, steps=300, seed=2, like=F64)
+        run = sf.superpose(models, (50, d), mode="and", correct=correct, steps=400, seed=2, like=F64)
         assert run.unbiased == (correct is not None)
         assert np.abs(spread(run.log_density)).max() < 1e-5
         true = truth(mixtures, run.x)
@@ -320,6 +320,15 @@ def test_probes_are_right_on_average():
     assert (abs(error.mean(axis=0)) < 4 * error.std(axis=0) / math.sqrt(200)).all()
 
 
+def test_nothing_to_sample():
+    _, models = problem(2, 3)
+    for mode in ("or", "and"):
+        found = sf.superpose(models, (0, 3), mode=mode, steps=3, trace=True)
+        assert found.x.shape == (0, 3)
+        assert found.log_density.shape == (0, 2)
+        assert found.weights.shape == (3, 0, 2)
+
+
 def test_flow_from_noise_alone():
     """α = 0 at the beginning: the densities begin at the first level that has some signal."""
     mixtures, models = problem(2, 3, FlowMatching(), ("flow",))
@@ -382,9 +391,8 @@ def test_a_run_goes_on_where_it_was(mode):
     kept = []
     sf.superpose(models, (6, 3), mode=mode, steps=12, seed=2, like=F64, callback=lambda *a: kept.append(a))
     step, t, x, log_density = kept[7]
-    rest = sf.superpose(
-        models, (6, 3), mode=mode, steps=12, seed=2, start=(x, t), log_density=log_density, first_step=step
-    )
+    given = np.asfortranarray(log_density)
+    rest = sf.superpose(models, (6, 3), mode=mode, steps=12, seed=2, start=(x, t), log_density=given, first_step=step)
     np.testing.assert_allclose(rest.x, whole.x, rtol=1e-9)
     np.testing.assert_allclose(rest.log_density, whole.log_density, rtol=1e-9)
     assert rest.unbiased == whole.unbiased

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _namespace, ops
+from ._arrays import contiguous
 from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
 from ._progress import Progress
@@ -276,7 +277,7 @@ class _Path:
             raise ValueError(f"log_density must be ({B}, {self.k}), one for each model, got {tuple(given.shape)}")
         if self.run.is_pure_noise(level):
             raise ValueError(f"log_density is without effect where there is noise alone, at t = {plan.t[level]:g}")
-        self.gained = _namespace.float64_of(given) + 0.0
+        self.gained = contiguous(_namespace.float64_of(given)) + 0.0
         self._common, self._since = _on(np.zeros(B), x), level
 
     def _set_prior(self, level: int) -> None:
