@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file (default benchmarks/results/; none if quick)")
     arguments = parser.parse_args()
     about = machine("cpu")
+    torch.set_num_threads(1)
     print(f"{about['cpu']}; of {B} samples, in nats; evaluations and backward passes for each sample")
     results = []
     for d in DIMENSIONS[: 2 if arguments.quick else None]:
