@@ -62,7 +62,7 @@ py::tuple superpose(const std::string& what, const Superposed& p, py::handle gai
 
   const auto fresh = [&](bool wanted, int64_t columns) {
     const int64_t shape[] = {B, columns};
-    return wanted ? Fresh(first, DType::float64, shape, 2) : Fresh();
+    return wanted ? Fresh(first, type_of(DType::float64), shape, 2) : Fresh();
   };
   Fresh weights = fresh(rule != Superpose::advance, p.k), c = fresh(rule != Superpose::advance, p.m);
   Fresh next = fresh(rule != Superpose::weigh, p.k);

@@ -4,7 +4,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'longest_step', 'minimize_on_simplex', 'num_threads', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -100,6 +100,10 @@ def isas() -> list[str]:
 def minimize_on_simplex(Q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, tolerance: typing.SupportsFloat | typing.SupportsIndex, rounding: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
     ...
 def num_threads() -> int:
+    ...
+def resample(log_weights: typing.Any, method: str, seed: typing.Any, stream: typing.Any, first_group: typing.Any) -> typing.Any:
+    ...
+def resample_below(log_weights: typing.Any, threshold: typing.SupportsFloat | typing.SupportsIndex, method: str, seed: typing.Any, stream: typing.Any, first_group: typing.Any) -> tuple:
     ...
 def residual(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:
     ...
