@@ -52,6 +52,7 @@ void define_superposition(pybind11::module_& m) {
            py::arg("eta"), py::arg("root"), py::arg("q"), py::arg("w"), py::arg("base"), py::arg("alpha"),
            py::arg("temperature"), py::arg("cut"), py::arg("floor"));
   m.attr("longest_step") = longest_step;
+  m.attr("longest_detour") = longest_detour;
   m.def("superpose", &superpose, py::arg("what"), py::arg("step"), py::arg("gained"), py::arg("kappa"), py::arg("G"),
         py::arg("tau"));
 }

@@ -13,7 +13,8 @@ namespace scorefusion {
 
 constexpr int max_superposed = 16;  // models, beside an unconditional one
 
-constexpr double longest_step = 1e3;  // of "and", in any direction and in units of √h
+// Of "and", in any direction: so many √h and so many times what the largest difference of scores makes in η.
+constexpr double longest_step = 100, longest_detour = 2;
 
 // What is the same for all samples.
 struct Superposed {
@@ -198,7 +199,9 @@ SF_HOST_DEVICE void equalise(const Superposed& p, const SuperposedGram<most>& g,
       double along = 0;
       for (int i = 0; i < k; ++i) along += U[i][e] * (right[i] - center);
       along /= K[e][e];
-      const double bound = longest_step * square_root(2 * p.q / K[e][e]);
+      const double drift = p.eta * (p.w < 0 ? -p.w : p.w);
+      const double bound =
+          (longest_step * square_root(2 * p.q) + longest_detour * drift * square_root(largest)) / square_root(K[e][e]);
       along = (along > bound ? bound : along < -bound ? -bound : along) / (p.eta * p.w);
       for (int i = 0; i < k; ++i) kappa[i] += along * U[i][e];
     }

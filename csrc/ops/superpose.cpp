@@ -27,7 +27,7 @@ class DoublesOf {
     if (array_->ndim != ndim || !std::equal(shape.begin() + counted, shape.end(), array_->shape + counted))
       throw ValueError(std::string(name) + " has shape " + array_->shape_text() + "; it must be " +
                        shape_text(shape.begin(), ndim));
-    if (!is_contiguous(*array_)) throw ValueError(std::string(name) + " must be contiguous");
+    if (array_->elements() > 0 && !is_contiguous(*array_)) throw ValueError(std::string(name) + " must be contiguous");
     if (first && array_->device != first->device)
       throw ValueError(std::string(name) + " is on " + array_->device.text() + ", gained on " + first->device.text());
   }

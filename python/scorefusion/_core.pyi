@@ -4,7 +4,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -114,4 +114,5 @@ def superpose(what: str, step: Superposed, gained: typing.Any, kappa: typing.Any
 def uniform(seed: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int64]) -> numpy.typing.NDArray[numpy.float64]:
     ...
 __version__: str
-longest_step: float = 1000.0
+longest_detour: float = 2.0
+longest_step: float = 100.0

@@ -3,7 +3,7 @@
 Along any path y(ρ), a step from ρ to ρ′ < ρ with h = ρ² − ρ′² changes the log density of model i at its noise level by
 
     d log q_i = <dy, s_i> − ½ h ‖s_i‖²        if dy has the noise √h z (Itô; dy = h S + √h z, any drift S),
-    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)    if dy has none (dy = η S, η = ρ² log ρ/ρ′ → ½ h),
+    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)    if dy has none (dy = η S, η = ρ (ρ − ρ′) → ½ h),
 
 from log N(y; 0, ρ_T²) on, which is common to all. With S = Σ_i κ_i s_i all of it is in the Gram matrix of the scores
 and the noise, so it costs no call of a model and no read of the state. The κ decide what is sampled:
@@ -326,9 +326,10 @@ class _Path:
             s = [(x0_i - y) / rho**2 for x0_i in x0]
             z = Sum([run.noise(i, 0)], [1.0])
         if self.ode and not pure:
-            eta = rho**2 * math.log(rho / rho_next) if rho_next else rho**2  # to x̂₀ at last
+            eta = rho * (rho - rho_next)
             numbers = _Numbers(k, eta, 0.0, eta, w)
-            numbers.tau = eta * divergences(run, i, self.probes)[:, :k]
+            expands = rho**2 * math.log(rho / rho_next) if rho_next else eta  # exact for noise, however long the step
+            numbers.tau = expands * divergences(run, i, self.probes)[:, :k]
         else:
             quiet = rho_next == 0 or (not self.ode and self.is_noiseless(i))
             numbers = _Numbers(k, h, 0.0 if quiet else math.sqrt(h), 0.5 * h, w)
@@ -551,13 +552,13 @@ class _General:
 
     def directions(self, G: Any) -> list[Any]:
         """An orthonormal basis of the differences of the scores, as coefficients ``(B, m)`` of the operands."""
-        E, _, _, differ, inverse, U = self._differ(G)
+        E, _, _, _, inverse, U = self._differ(G)
         xp = _namespace.namespace(G)
         basis = xp.matmul(xp.swapaxes(U * xp.sqrt(inverse)[:, None, :], -1, -2), E)
-        return [basis[:, j] for j in range(1, self._numbers.k) if xp is not np or differ[:, j].any()]
+        return [basis[:, j] for j in range(1, self._numbers.k) if xp is not np or inverse[:, j].any()]
 
     def _differ(self, G: Any) -> Any:
-        """e_i = s_i − s̄ as rows, their inner products with all rows, K of them, and its eigenvalues and vectors."""
+        """e_i = s_i − s̄ as rows, their inner products with all rows, K; its largest eigenvalue, 1/eigenvalues, and U."""
         if self._differences is None:
             xp = _namespace.namespace(G)
             k = self._numbers.k
@@ -571,7 +572,7 @@ class _General:
             least = xp.maximum(_CUT * eigenvalues[:, -1], self._floor * xp.amax(size, -1) ** 2)[:, None]
             differ = eigenvalues > least
             inverse = xp.where(differ, 1 / xp.where(differ, eigenvalues, xp.ones_like(eigenvalues)), 0 * eigenvalues)
-            self._differences = E, M, K, differ, inverse, U
+            self._differences = E, M, K, xp.abs(eigenvalues[:, -1:]), inverse, U
         return self._differences
 
     def equalise(self, beta: Float64, G: Any, gained: Any) -> tuple[Any, Any, Any]:
@@ -579,14 +580,14 @@ class _General:
 
         η w K a = q K_ii + (2 q − η w) <s̄, e_i> − η (1 − w) <s_un, e_i> − √ν <z, e_i> + τ_i + β_i.
 
-        Directions in which the scores do not differ are left as they are: any κ will do there. No step is longer than
-        10³ √h in any direction: more would be asked for where scores lie on a line, as they may for k > D.
+        Directions in which the scores do not differ are left as they are: any κ will do there. Steps have a longest
+        length in any direction: any would be asked for where scores lie on a line, as they may for k > D.
         """
         n, k = self._numbers, self._numbers.k
         _check_effect(n)
         w = 1.0 if n.w is None else n.w
         xp = _namespace.namespace(G)
-        _, M, K, _, inverse, U = self._differ(G)
+        _, M, K, largest, inverse, U = self._differ(G)
         right = n.q * xp.diagonal(K, 0, -2, -1) + (2 * n.q - n.eta * w) * M[..., :k, k] + _there(beta, G)
         if n.w is not None:
             right = right - n.eta * (1 - w) * M[..., :k, k + 1]
@@ -596,7 +597,8 @@ class _General:
             right = right + n.tau
         right = right - right.mean(-1)[..., None]
         turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
-        longest = _core.longest_step * math.sqrt(2 * n.q) * xp.sqrt(inverse)
+        most = math.sqrt(2 * n.q) * _core.longest_step + (n.eta * abs(w) * _core.longest_detour) * xp.sqrt(largest)
+        longest = most * xp.sqrt(inverse)
         along = xp.minimum(xp.maximum(inverse * turned[..., 0], -longest), longest)
         a = xp.matmul(U, along[..., None])[..., 0] / (n.eta * w)
         kappa = a - a.mean(-1)[..., None] + 1.0 / k
