@@ -356,6 +356,18 @@ def test_out_may_not_overlap_the_coefficients_or_an_operand_of_gram():
         sf.gram([memory, memory], out=memory)
 
 
+def test_out_may_not_overlap_an_operand_that_is_copied_for_its_strides():
+    memory = np.ones((4, 2, 2))
+    copied = memory.transpose(0, 2, 1)[:, ::-1]
+    plain = np.ones_like(memory)
+    with refuses(ValueError, "out overlaps u[1]"):
+        sf.gram([plain, copied], out=memory)
+    for u in ([copied, plain], [copied, sf.Noise(1)]):
+        for operation in (sf.combine, sf.combine_gram, sf.residual):
+            with refuses(ValueError, "out overlaps u[0]"):
+                operation(u, [1, 1], out=memory)
+
+
 def test_out_of_gram():
     x = numbers(5, 3)
     whole = np.zeros((2, 5, 2, 2))

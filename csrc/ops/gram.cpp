@@ -23,8 +23,10 @@ void launch(Call& call, double* G) {
 py::object gram(py::handle u, py::handle out) {
   Call call(u, py::handle(), py::none());
   Destination G;
+  // Before place(), where a copy may take an operand's place: `out` may share no memory with the operand itself.
+  double* const G_bij = call.place_float64(G, {call.samples(), call.m(), call.m()}, out);
   call.place(false);
-  launch(call, call.place_float64(G, {call.samples(), call.m(), call.m()}, out));
+  launch(call, G_bij);
   call.finish();
   return G.take();
 }
