@@ -558,7 +558,7 @@ class _General:
         return [basis[:, j] for j in range(1, self._numbers.k) if xp is not np or inverse[:, j].any()]
 
     def _differ(self, G: Any) -> Any:
-        """e_i = s_i − s̄ as rows, their inner products with all rows, K; its largest eigenvalue, 1/eigenvalues, and U."""
+        """e_i = s_i − s̄ as rows, their inner products with all rows, K, its largest eigenvalue, 1/eigenvalues, U."""
         if self._differences is None:
             xp = _namespace.namespace(G)
             k = self._numbers.k
