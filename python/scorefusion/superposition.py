@@ -106,7 +106,8 @@ def superpose(
         guidance_scale: w, a number or a function of t. The last of the models is then the unconditional one, and not
             among the k: the drift takes s_un + w (s_i − s_un) for s_i. Densities are those of the s_i themselves.
         probes: how divergences are had: "exact", or by so many random signs (Hutchinson). By default exact up to 64
-            elements, one probe beyond. By the framework's derivatives (PyTorch, JAX), else by central differences.
+            elements, one probe beyond. A model's own ``divergence`` is asked where it has one, else the derivatives
+            of the model's framework are taken (PyTorch, JAX), else central differences.
         steps: how many.
         seed: of all noise.
         like: an array whose framework, device and dtype the samples have; float32 NumPy if None.
@@ -329,7 +330,7 @@ class _Path:
             eta = rho * (rho - rho_next)
             numbers = _Numbers(k, eta, 0.0, eta, w)
             expands = rho**2 * math.log(rho / rho_next) if rho_next else eta  # exact for noise, however long the step
-            numbers.tau = expands * divergences(run, i, self.probes)[:, :k]
+            numbers.tau = _there(expands * divergences(run, i, self.probes)[:, :k], self.gained)
         else:
             quiet = rho_next == 0 or (not self.ode and self.is_noiseless(i))
             numbers = _Numbers(k, h, 0.0 if quiet else math.sqrt(h), 0.5 * h, w)
