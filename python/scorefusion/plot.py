@@ -95,7 +95,7 @@ def particles(particles: Particles, ax: Any = None) -> Any:
     ax, n = _axes(ax), len(particles.log_weight) // len(particles.log_z_of_groups)
     ax.plot(particles.ess_at, color="C0", linewidth=1)
     ax.set(xlabel="step", ylabel="effective sample size", ylim=(0, 1.03 * n))
-    inset = ax.inset_axes((0.66, 0.12, 0.3, 0.3))
+    inset = ax.inset_axes((0.66, 0.24, 0.3, 0.3))
     inset.hist(np.exp(host(particles.log_weight)) * n, bins=30, color="gray")
     inset.set(xlabel="n · weight", yticks=[])
     return ax
