@@ -47,8 +47,8 @@ struct Kernels {
   // combine where all is of one 16-bit type, in float32
   void (*combine_float16)(const float16* const* u, const float* c, int m, float16* y, int64_t n, bool streaming);
   void (*combine_bfloat16)(const bfloat16* const* u, const float* c, int m, bfloat16* y, int64_t n, bool streaming);
-  // The 4·groups normals of counters q, q + 1, …; `to` has room for whole vectors (noise_slack floats more).
-  void (*normals)(uint64_t seed, uint64_t stream, uint64_t q, int64_t groups, float* to);
+  // The 4·groups normals from the counter of element e on; `to` has room for whole vectors (noise_slack floats more).
+  void (*normals)(uint64_t seed, uint64_t stream, uint64_t e, int64_t groups, float* to);
   // A group of particles (csrc/ops/resample_group.h); false where it has no weights.
   bool (*resample)(const Resampling& r, int64_t group, double* memory);
 };

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "../math/convert.h"
+#include "../math/normal.h"
 #include "../ops/batch.h"
 #include "../ops/reductions.h"
 #include "isa.h"
@@ -65,16 +66,16 @@ inline void* element_of(const Output& y, int64_t b, int64_t d) {
   return static_cast<char*>(y.data) + (b * y.stride + d) * size_of(y.dtype);
 }
 
-// The index of element d of sample b in the standard normal tensor (wraps at 2⁶⁴).
+// The index of element d of sample b in the standard normal tensor.
 inline uint64_t noise_index(const Operand& u, int64_t size, int64_t b, int64_t d) {
   const uint64_t id = u.ids ? uint64_t(u.ids[b * u.ids_stride]) : u.first + uint64_t(b);
-  return u.offset + id * uint64_t(size) + uint64_t(d);
+  return noise_element(u.offset, id, uint64_t(size), uint64_t(d));
 }
 
 // n normals from index e on, somewhere in `buffer` (room for n + noise_slack floats).
 inline const float* normals_from(const Operand& u, uint64_t e, int64_t n, float* buffer) {
   const int64_t before = int64_t(e % 4);
-  kernels().normals(u.seed, u.stream, e / 4, (before + n + 3) / 4, buffer);
+  kernels().normals(u.seed, u.stream, e, (before + n + 3) / 4, buffer);
   return buffer + before;
 }
 

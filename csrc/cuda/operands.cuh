@@ -200,14 +200,14 @@ template <int V>
 __device__ __forceinline__ void make_noise(const Source& u, uint64_t size, int64_t b, int64_t d, int n, float (&z)[V]) {
   constexpr int counters = (3 + V + 3) / 4, row_size = 4 * counters;
   const uint64_t id = u.data ? uint64_t(static_cast<const int64_t*>(u.data)[b * u.stride]) : uint64_t(b);
-  const uint64_t e = u.origin + id * size + uint64_t(d);
+  const uint64_t e = noise_element(u.origin, id, size, uint64_t(d));
   const int shift = int(e & 3);
   float row[row_size] = {};
 #pragma unroll 1  // the code that makes normals stands here once
   for (int k = 0; k < counters; ++k) {
 #pragma unroll
     for (int i = 0; i < row_size - 4; ++i) row[i] = row[i + 4];
-    if (4 * k < shift + n) normal4(u.seed, u.stream, (e >> 2) + uint64_t(k), row + row_size - 4);
+    if (4 * k < shift + n) normal4(u.seed, u.stream, noise_counter(e, uint64_t(k)), row + row_size - 4);
   }
 #pragma unroll
   for (int i = 0; i + 1 < row_size; ++i) row[i] = shift & 1 ? row[i + 1] : row[i];

@@ -94,6 +94,17 @@ SF_INLINE void box_muller(const Word w[4], Real z[4]) {
   }
 }
 
+// Elements are numbered modulo 2⁶⁴, and counters, of four elements each, modulo 2⁶².
+constexpr uint64_t counter_mask = ~uint64_t(0) / 4;
+
+// The number of element d of the sample with number id; origin is that of the sample with number 0.
+SF_INLINE uint64_t noise_element(uint64_t origin, uint64_t id, uint64_t size, uint64_t d) {
+  return origin + id * size + d;
+}
+
+// The counter g after that of element e.
+SF_INLINE uint64_t noise_counter(uint64_t e, uint64_t g) { return (e / 4 + g) & counter_mask; }
+
 // Elements 4q .. 4q + 3 of the standard normal tensor (seed, stream).
 SF_INLINE void normal4(uint64_t seed, uint64_t stream, uint64_t q, float z[4]) {
   uint32_t w[4];

@@ -86,7 +86,7 @@ inline Place some_place(Random& random, DType dtype, int64_t samples, int64_t si
 inline double value_of(const Operand& u, int64_t size, int64_t b, int64_t d) {
   if (!u.is_noise()) return element_of(u.data, u.dtype, b * u.stride + d);
   const uint64_t id = u.ids ? uint64_t(u.ids[b * u.ids_stride]) : u.first + uint64_t(b);
-  const uint64_t e = id * uint64_t(size) + uint64_t(d);
+  const uint64_t e = noise_element(u.offset, id, uint64_t(size), uint64_t(d));
   float z[4];
   normal4(u.seed, u.stream, e / 4, z);
   return z[e % 4];
@@ -120,14 +120,14 @@ inline Operand some_noise(Random& random, Case& c) {
   Operand u;
   u.seed = random.engine();
   u.stream = random.engine();
-  u.first = random.one_of<uint64_t>({0, 0, 1, 3, uint64_t(1) << 33, uint64_t(1) << 49});
+  const uint64_t last = ~uint64_t(0) / uint64_t(c.batch.size);  // the elements of this sample reach 2⁶⁴ and begin anew
+  u.first = random.one_of<uint64_t>({0, 0, 1, 3, uint64_t(1) << 33, uint64_t(1) << 49, last, last - 1});
   if (!random.chance(0.4)) return u;
   u.ids_stride = random.one_of<int64_t>({1, 2, -1, 0});
   const int64_t samples = c.batch.samples, count = (samples - 1) * std::abs(u.ids_stride) + 1;
   const Memory memory(count * 8, 0);
   int64_t* ids = reinterpret_cast<int64_t*>(memory.data());
-  for (int64_t i = 0; i < count; ++i)
-    ids[i] = int64_t(random.engine() >> (14 + random.below(46)));  // id·D stays below 2⁶⁴
+  for (int64_t i = 0; i < count; ++i) ids[i] = int64_t(random.chance(0.1) ? last : random.engine() >> random.below(60));
   u.ids = u.ids_stride < 0 ? ids + count - 1 : ids;
   c.owned.push_back(memory);
   return u;
