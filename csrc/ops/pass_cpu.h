@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "../cpu/stage.h"
 #include "../cpu/threads.h"
@@ -36,19 +37,27 @@ struct Cut {
 
 inline bool worth_several(const Batch& batch) { return batch.samples * batch.size * batch.m >= worth_threads; }
 
-// Should y go past the cache? Yes where next to nothing of this call could stay there, unless y overwrites what was
-// just read.
-inline bool is_streamed(const Batch& batch, const Output& y) {
-  static const int64_t cache = [] {
+// Bytes of the last-level cache that one core can fill. sysconf, asked where Linux does not tell, adds up all of them
+// that an AMD package has.
+inline int64_t cache_size() {
+  static const int64_t size = [] {
+    std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");  // "32768K"
+    if (int64_t kibibytes; file >> kibibytes) return kibibytes << 10;
     const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
     return bytes > 0 ? bytes : int64_t(32) << 20;
   }();
+  return size;
+}
+
+// Should y go past the cache? Yes where the next call would find little of this one there, unless y overwrites what was
+// just read.
+inline bool is_streamed(const Batch& batch, const Output& y) {
   int64_t bytes = size_of(y.dtype);
   for (int j = 0; j < batch.m; ++j) {
     if (batch.u[j].data == y.data) return false;
     if (!batch.u[j].is_noise()) bytes += size_of(batch.u[j].dtype);
   }
-  return batch.samples * batch.size * bytes > 2 * cache;
+  return batch.samples * batch.size * bytes > cache_size();
 }
 
 // Writes n results to [d, d + n) of sample b: in place where types agree, else through `made` and one rounding.
