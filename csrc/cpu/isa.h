@@ -31,19 +31,25 @@ struct KernelsOf {
   // to T exactly; from T rounded once
   void (*widen)(const void* from, DType dtype, T* to, int64_t n);
   void (*round)(const T* from, DType dtype, void* to, int64_t n);
-  // The same for narrow samples side by side: a block holds element d of sample `lane` at d·narrow_lanes + lane, the
-  // coefficients are c[j][lane], and every lane has sums of its own.
-  void (*narrow_gather)(const T* from, int64_t stride, int64_t size, T* to);
-  void (*narrow_scatter)(const T* from, int64_t size, T* to, int64_t stride);
-  void (*narrow_combine)(const T* const* u, const T* c, int m, T* y, int64_t n);
-  void (*narrow_gram)(const T* const* u, int m, int64_t n, double* pairs);
-  void (*narrow_residual)(const T* const* u, const double* c, int m, int64_t n, double* r, double* sums);
+  // The same for narrow samples side by side, in groups of narrow_lanes: what has `size` elements for each sample holds
+  // element d of lane L of group g at (g·size + d)·narrow_lanes + L.
+  void (*narrow_gather)(const T* from, int64_t stride, int64_t size, int64_t samples, T* to);
+  void (*narrow_scatter)(const T* from, int64_t size, int64_t samples, T* to, int64_t stride);
+  // c: m for each sample, c_step elements from one group's to the next (0: the first group's for all)
+  void (*narrow_combine)(const T* const* u, const T* c, int64_t c_step, int m, int64_t size, int64_t groups, T* y);
+  // adds to the pairs of each sample
+  void (*narrow_gram)(const T* const* u, int m, int64_t size, int64_t groups, double* pairs);
+  // the one loss and the m derivatives of each sample, which are zero before
+  void (*narrow_residual)(const T* const* u, const double* c, int64_t c_step, int m, int64_t size, int64_t groups,
+                          double* r, double* loss, double* grad);
 };
 
 struct Kernels {
   const char* name;
   KernelsOf<float> f32;
   KernelsOf<double> f64;
+  // G (samples, m, m) from the pairs of narrow samples side by side
+  void (*narrow_mirror)(const double* pairs, int m, int64_t samples, double* G);
   // combine where all is of one 16-bit type, in float32
   void (*combine_float16)(const float16* const* u, const float* c, int m, float16* y, int64_t n, bool streaming);
   void (*combine_bfloat16)(const bfloat16* const* u, const float* c, int m, bfloat16* y, int64_t n, bool streaming);

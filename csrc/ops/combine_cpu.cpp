@@ -33,14 +33,15 @@ void combine_rows(const Batch& batch, const Coefficients& c, const Output& y, co
 template <class T>
 void combine_narrow(const Batch& batch, const Coefficients& c, const Output& y, const Work& work) {
   const Cut cut(batch);
+  const int64_t at_once = Narrow<T>::groups_of(batch, batch.size) * narrow_lanes;
   parallel_for(cut.items(), worth_several(batch), work, [&](int64_t first, int64_t last) {
     T* buffer = scratch<T>(Narrow<T>::room(batch) + Narrow<T>::row);
     T* result = buffer + Narrow<T>::room(batch);
     Narrow<T> narrow(batch, c, buffer);
     for (int64_t item = first; item < last; ++item) {
-      walk_narrow(cut, item, [&](int64_t b, int64_t count) {
+      walk_narrow(cut, item, at_once, [&](int64_t b, int64_t count) {
         narrow.gather(b, count);
-        of<T>(kernels()).narrow_combine(narrow.u(), narrow.coefficients(), batch.m, result, narrow.elements());
+        narrow.combine(result);
         narrow.scatter(result, y, b, count);
       });
     }

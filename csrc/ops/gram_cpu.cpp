@@ -5,10 +5,10 @@
 namespace scorefusion {
 namespace {
 
-// Both halves of G_b; pair p of this sample is pairs[p·step].
-void write_gram(const double* pairs, int64_t step, int m, double* G) {
+// Both halves of G_b.
+void write_gram(const double* pairs, int m, double* G) {
   for (int i = 0; i < m; ++i)
-    for (int j = 0; j <= i; ++j) G[i * m + j] = G[j * m + i] = pairs[pair_index(i, j) * step];
+    for (int j = 0; j <= i; ++j) G[i * m + j] = G[j * m + i] = pairs[pair_index(i, j)];
 }
 
 template <class T>
@@ -35,21 +35,18 @@ void gram_rows(const Batch& batch, const Coefficients& c, const Output& y, doubl
           if (tail) kernel.gram(tail, m, sum_lanes, lanes);
         };
       },
-      [&](int64_t b, const double* sums) { write_gram(sums, 1, m, G + b * m * m); });
+      [&](int64_t b, const double* sums) { write_gram(sums, m, G + b * m * m); });
 }
 
 template <class T>
 void gram_narrow(const Batch& batch, const Coefficients& c, const Output& y, double* G, const Work& work) {
   const int m = batch.m;
-  const int64_t pairs_room = pair_count(m) * narrow_lanes;
-  for_narrow<T, T>(batch, c, pairs_room + Narrow<T>::row, work, [&](double* memory) {
-    return [&, pairs = memory, result = reinterpret_cast<T*>(memory + pairs_room)](Narrow<T>& narrow, int64_t b,
-                                                                                   int64_t count) {
-      std::fill_n(pairs, pairs_room, 0.0);
-      of<T>(kernels()).narrow_gram(narrow.u(), m, narrow.elements(), pairs);
-      for (int64_t lane = 0; lane < count; ++lane) write_gram(pairs + lane, narrow_lanes, m, G + (b + lane) * m * m);
+  for_narrow<T, T>(batch, c, pair_count(m), Narrow<T>::row, work, [&](double* memory) {
+    return [&, result = reinterpret_cast<T*>(memory)](Narrow<T>& narrow, double* pairs, int64_t b, int64_t count) {
+      of<T>(kernels()).narrow_gram(narrow.u(), m, batch.size, narrow.groups(), pairs);
+      kernels().narrow_mirror(pairs, m, count, G + b * m * m);
       if (!y.data) return;
-      of<T>(kernels()).narrow_combine(narrow.u(), narrow.coefficients(), m, result, narrow.elements());
+      narrow.combine(result);
       narrow.scatter(result, y, b, count);
     };
   });

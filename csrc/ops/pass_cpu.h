@@ -79,70 +79,83 @@ class Written {
 
 inline bool is_narrow(const Batch& batch) { return batch.size <= narrow_size; }
 
-// narrow_lanes samples at a time side by side, so that one vector holds one element of many samples: element d of
-// sample `lane` is at d·narrow_lanes + lane. C is the type of the coefficients, c[j][lane].
+// Tiles of narrow samples laid side by side, in groups of narrow_lanes, so that one vector holds one element of many
+// samples: element d of lane L of group g is at (g·size + d)·narrow_lanes + L. C is the type of the coefficients.
 template <class T, class C = T>
 class Narrow {
  public:
   static constexpr int64_t row = narrow_size * narrow_lanes;  // of one operand
   static constexpr int64_t flat = row + noise_slack;
 
+  // Elements of T for the operands of a tile, and for their samples one after another.
   static int64_t room(const Batch& batch) { return batch.m * row + 2 * flat; }
+  // Groups in a tile: as many as leave it in the first-level cache, with `results` numbers made of each sample.
+  static int64_t groups_of(const Batch& batch, int64_t results) {
+    return std::max<int64_t>(1, narrow_size / std::max({batch.size, int64_t(batch.m), results}));
+  }
 
   Narrow(const Batch& batch, const Coefficients& c, T* buffer) : batch_(batch), c_(c), flat_(buffer + batch.m * row) {
     for (int j = 0; j < batch.m; ++j) u_[j] = buffer + j * row;
-    if (c.shared()) spread_coefficients(0, 1);
+    if (!c.shared()) return;
+    read_coefficients(c, batch.m, 0, c_rows_);
+    for (int j = 0; j < batch.m; ++j) std::fill_n(coefficients_ + j * narrow_lanes, narrow_lanes, c_rows_[j]);
   }
 
   const T* const* u() const { return u_; }
   const C* coefficients() const { return coefficients_; }
-  int64_t elements() const { return batch_.size * narrow_lanes; }
+  int64_t coefficients_step() const { return c_.shared() ? 0 : batch_.m * narrow_lanes; }  // from group to group
+  int64_t groups() const { return groups_; }
 
   // Lays out samples [b, b + count); lanes beyond them hold zeros.
   void gather(int64_t b, int64_t count) {
+    groups_ = (count + narrow_lanes - 1) / narrow_lanes;
     for (int j = 0; j < batch_.m; ++j) {
       int64_t stride;
       const T* from = samples_of(batch_.u[j], b, count, stride);
-      if (count == narrow_lanes) {
-        of<T>(kernels()).narrow_gather(from, stride, batch_.size, u_[j]);
-        continue;
-      }
-      std::fill_n(u_[j], elements(), T(0));
-      for (int64_t d = 0; d < batch_.size; ++d)
-        for (int64_t lane = 0; lane < count; ++lane) u_[j][d * narrow_lanes + lane] = from[lane * stride + d];
+      of<T>(kernels()).narrow_gather(from, stride, batch_.size, count, u_[j]);
     }
-    if (!c_.shared()) spread_coefficients(b, count);
+    if (!c_.shared())
+      of<C>(kernels()).narrow_gather(coefficients_of(b, count), batch_.m, batch_.m, count, coefficients_);
+  }
+
+  // y = Σ_j c_j u_j, side by side too; C is T.
+  void combine(T* y) const {
+    of<T>(kernels()).narrow_combine(u_, coefficients_, coefficients_step(), batch_.m, batch_.size, groups_, y);
   }
 
   // Writes results that lie side by side back as samples [b, b + count), rounded once to their type.
   template <class From>
   void scatter(const From* from, const Output& y, int64_t b, int64_t count) {
-    if (y.dtype == dtype_of<From>) return scatter_as(from, y, b, count);
-    of<From>(kernels()).round(from, y.dtype, flat_, elements());
-    switch (y.dtype) {
-      case DType::float16: return scatter_as(reinterpret_cast<const float16*>(flat_), y, b, count);
-      case DType::bfloat16: return scatter_as(reinterpret_cast<const bfloat16*>(flat_), y, b, count);
-      case DType::float32: return scatter_as(reinterpret_cast<const float*>(flat_), y, b, count);
-      case DType::float64: return scatter_as(reinterpret_cast<const double*>(flat_), y, b, count);
+    const int64_t size = batch_.size;
+    const auto& kernel = of<From>(kernels());
+    if (y.dtype == dtype_of<From>)
+      return kernel.narrow_scatter(from, size, count, static_cast<From*>(element_of(y, b, 0)), y.stride);
+    if (sizeof(From) == 8 && y.dtype == DType::float32) {
+      kernel.round(from, y.dtype, flat_, groups_ * size * narrow_lanes);
+      return scatter(reinterpret_cast<const float*>(flat_), y, b, count);
     }
+    From* const rows = reinterpret_cast<From*>(flat_);
+    kernel.narrow_scatter(from, size, count, rows, size);
+    const int64_t together = y.stride == size ? count : 1;
+    for (int64_t s = 0; s < count; s += together)
+      kernel.round(rows + s * size, y.dtype, element_of(y, b + s, 0), together * size);
   }
 
  private:
-  template <class E>
-  void scatter_as(const E* from, const Output& y, int64_t b, int64_t count) {
-    E* to = static_cast<E*>(element_of(y, b, 0));
-    if constexpr (sizeof(E) > 2)
-      if (count == narrow_lanes) return of<E>(kernels()).narrow_scatter(from, batch_.size, to, y.stride);
-    for (int64_t lane = 0; lane < count; ++lane)
-      for (int64_t d = 0; d < batch_.size; ++d) to[lane * y.stride + d] = from[d * narrow_lanes + lane];
-  }
-
-  void spread_coefficients(int64_t b, int64_t count) {
-    C c_b[max_operands];
-    for (int64_t lane = 0; lane < narrow_lanes; ++lane) {
-      if (lane < count) read_coefficients(c_, batch_.m, b + lane, c_b);
-      for (int j = 0; j < batch_.m; ++j) coefficients_[j * narrow_lanes + lane] = c_b[j];
+  // The coefficients of samples [b, b + count), a row of m for each.
+  const C* coefficients_of(int64_t b, int64_t count) {
+    const int m = batch_.m;
+    if (c_.step != 1 || c_.stride != m) {
+      for (int64_t s = 0; s < count; ++s) read_coefficients(c_, m, b + s, c_rows_ + s * m);
+      return c_rows_;
     }
+    const void* from = static_cast<const char*>(c_.data) + b * m * size_of(c_.dtype);
+    if (c_.dtype == dtype_of<C>) return static_cast<const C*>(from);
+    if (c_.dtype == DType::float64)
+      kernels().f64.round(static_cast<const double*>(from), dtype_of<C>, c_rows_, count * m);
+    else
+      of<C>(kernels()).widen(from, c_.dtype, c_rows_, count * m);
+    return c_rows_;
   }
 
   // The samples as T with `stride` elements from one to the next.
@@ -182,16 +195,18 @@ class Narrow {
 
   const Batch& batch_;
   const Coefficients& c_;
-  C coefficients_[max_operands * narrow_lanes];
+  static_assert(max_operands <= narrow_size, "the coefficients of a tile fit where an operand does");
+  C coefficients_[row], c_rows_[row];
+  int64_t groups_ = 0;
   T* u_[max_operands];
   T* flat_;
 };
 
-// Calls each(b, count) for the groups of up to narrow_lanes samples of an item.
+// Calls each(b, count) for the tiles of up to `at_once` samples of an item.
 template <class Each>
-void walk_narrow(const Cut& cut, int64_t item, Each&& each) {
+void walk_narrow(const Cut& cut, int64_t item, int64_t at_once, Each&& each) {
   const int64_t first = item * cut.samples_per_item, last = std::min(cut.samples, first + cut.samples_per_item);
-  for (int64_t b = first; b < last; b += narrow_lanes) each(b, std::min<int64_t>(narrow_lanes, last - b));
+  for (int64_t b = first; b < last; b += at_once) each(b, std::min(at_once, last - b));
 }
 
 }  // namespace scorefusion

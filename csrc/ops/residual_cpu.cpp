@@ -30,15 +30,13 @@ template <class T>
 void residual_narrow(const Batch& batch, const Coefficients& c, const Output& r, double* loss, double* grad,
                      const Work& work) {
   const int m = batch.m;
-  const int64_t sums_room = (1 + m) * narrow_lanes, r_room = narrow_size * narrow_lanes;
-  for_narrow<T, double>(batch, c, sums_room + r_room, work, [&](double* memory) {
-    return [&, sums = memory, r_tile = memory + sums_room](Narrow<T, double>& narrow, int64_t b, int64_t count) {
-      std::fill_n(sums, sums_room, 0.0);
-      of<T>(kernels()).narrow_residual(narrow.u(), narrow.coefficients(), m, narrow.elements(), r_tile, sums);
-      for (int64_t lane = 0; lane < count; ++lane) {
-        loss[b + lane] = sums[lane];
-        for (int j = 0; j < m; ++j) grad[(b + lane) * m + j] = 2 * sums[(1 + j) * narrow_lanes + lane];
-      }
+  for_narrow<T, double>(batch, c, 1 + m, Narrow<T>::row, work, [&](double* r_tile) {
+    return [&, r_tile](Narrow<T, double>& narrow, double* sums, int64_t b, int64_t count) {
+      double *const losses = sums, *const grads = sums + narrow.groups() * narrow_lanes;
+      of<T>(kernels()).narrow_residual(narrow.u(), narrow.coefficients(), narrow.coefficients_step(), m, batch.size,
+                                       narrow.groups(), r_tile, losses, grads);
+      kernels().f64.narrow_scatter(losses, 1, count, loss + b, 1);
+      kernels().f64.narrow_scatter(grads, m, count, grad + b * m, m);
       if (r.data) narrow.scatter(r_tile, r, b, count);
     };
   });

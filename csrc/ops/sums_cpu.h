@@ -57,19 +57,22 @@ void sum_rows(const Batch& batch, int64_t count, int64_t extra, const Work& work
 }
 
 // For samples of at most narrow_size elements, many side by side.
-//   each(narrow, b, count): the samples [b, b + count) are laid out in narrow.
+//   each(narrow, sums, b, count): the samples [b, b + count) are laid out in narrow, and `count` sums of each are zero.
 // extra: as above, in elements of double.
 template <class T, class C, class MakeEach>
-void for_narrow(const Batch& batch, const Coefficients& c, int64_t extra, const Work& work, MakeEach&& make_each) {
+void for_narrow(const Batch& batch, const Coefficients& c, int64_t sums, int64_t extra, const Work& work,
+                MakeEach&& make_each) {
   const Cut cut(batch);
+  const int64_t at_once = Narrow<T, C>::groups_of(batch, sums) * narrow_lanes;
   parallel_for(cut.items(), worth_several(batch), work, [&](int64_t first, int64_t last) {
-    double* memory = scratch<double>(extra + Narrow<T, C>::room(batch));
-    Narrow<T, C> narrow(batch, c, reinterpret_cast<T*>(memory + extra));
-    auto each = make_each(memory);
+    double* memory = scratch<double>(sums * at_once + extra + Narrow<T, C>::room(batch));
+    Narrow<T, C> narrow(batch, c, reinterpret_cast<T*>(memory + sums * at_once + extra));
+    auto each = make_each(memory + sums * at_once);
     for (int64_t item = first; item < last; ++item)
-      walk_narrow(cut, item, [&](int64_t b, int64_t count) {
+      walk_narrow(cut, item, at_once, [&](int64_t b, int64_t count) {
+        std::fill_n(memory, sums * at_once, 0.0);
         narrow.gather(b, count);
-        each(narrow, b, count);
+        each(narrow, memory, b, count);
       });
   });
 }
