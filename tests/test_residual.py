@@ -52,7 +52,7 @@ def test_every_layout_is_read_rightly(home, layout):
 
 
 @every_coefficient_form
-@pytest.mark.parametrize("shape", [(6, 137), (40, 5)])
+@pytest.mark.parametrize("shape", [(6, 137), (400, 5)])
 def test_coefficients_come_in_every_form(home, form, shape):
     checks.residual(home, home.operands(3, shape), COEFFICIENTS[form](home, shape[0], 3))
 
