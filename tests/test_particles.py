@@ -73,6 +73,8 @@ CASES = [
     ([0, 1], [1, 4], [1.5, -1]),
     ([0], [4.0], [0.4]),
     ([0.5, 0], [0.25, 4], [0.3, 0.3]),
+    ([0, 1, -1], [0.25, 1, 4], [1, 1, 1]),
+    ([0], [0.25], [3.0]),
 ]
 
 
@@ -239,6 +241,10 @@ def test_rewards_in_torch():
         ("every must be", {"every": 0}),
         ("reward must return", {"reward": lambda x0: x0}),
         ("reward must be a function", {"reward": 1.0}),
+        (
+            "reward must be finite, got nan for particle 2",
+            {"reward": lambda x0: np.where(np.arange(8) == 2, np.nan, 0.0)},
+        ),
     ],
 )
 def test_errors_of_steering(message, settings):

@@ -1,8 +1,9 @@
 """Learn, sample and measure KL barycenters of pre-trained diffusion models.
 
-What exists so far: the engine (linear combinations, inner products and residuals of score tensors, on the CPU and on
-NVIDIA GPUs, for the arrays of NumPy, PyTorch, JAX and CuPy, which are read where they lie), schedules and models, the
-weights, learned exactly in one pass, samples and log densities.
+The engine (linear combinations, inner products and residuals of score tensors, on the CPU and on NVIDIA GPUs, for the
+arrays of NumPy, PyTorch, JAX and CuPy, which are read where they lie); schedules and models; the weights, learned
+exactly in one pass; samplers of the fused model and, by weighted particles, of products and the exact barycenter;
+superposition; log densities.
 """
 
 from importlib import import_module as _import_module

@@ -201,7 +201,6 @@ def steer(
     times: str | ArrayLike = "logsnr",
     start: tuple[Any, float] | None = None,
     first_sample: int = 0,
-    guidance: None = None,
     schedule: Schedule | None = None,
     progress: bool = False,
 ) -> Particles:
@@ -213,7 +212,7 @@ def steer(
 
     Args:
         model: as for `sample`.
-        reward: ``reward(x0) -> (B,)``, of an estimate of the data, ``(B, *event)``.
+        reward: ``reward(x0) -> (B,)``, finite, of an estimate of the data, ``(B, *event)``.
         strength: what the reward is multiplied by.
         potential: "difference" gives the gain of r since the last time, "max" the largest r so far, "sum" all r so far.
             The latter two grow with every time: a handful is enough.
@@ -330,7 +329,11 @@ class _Population:
                 f"{name} must return ({self.groups * self.n},), one for each particle, got shape {tuple(found.shape)}"
             )
         if self.on_host:
-            return np.asarray(_namespace.host(found), np.float64).reshape(self.groups, self.n)
+            numbers = np.asarray(_namespace.host(found), np.float64).reshape(self.groups, self.n)
+            if not np.isfinite(numbers).all():
+                at = int(np.argmin(np.isfinite(numbers)))
+                raise ValueError(f"{name} must be finite, got {numbers.flat[at]} for particle {at}")
+            return numbers
         return _namespace.float64_of(found).reshape(self.groups, self.n)
 
     def weigh(self, gained: Any) -> None:
