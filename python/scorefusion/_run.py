@@ -320,9 +320,8 @@ def _sole_owner(array: Any) -> bool:
     """Does no other tensor see this memory? NumPy's views hold the array itself."""
     if isinstance(array, np.ndarray):
         return True
-    torch = sys.modules["torch"]
-    storage = array.untyped_storage()
-    return bool(torch._C._storage_Use_Count(storage._cdata) <= 2)
+    count = getattr(sys.modules["torch"]._C, "_storage_Use_Count", None)  # not a public name: where it is gone, no
+    return count is not None and bool(count(array.untyped_storage()._cdata) <= 2)
 
 
 def _plain(array: Any) -> Any:
