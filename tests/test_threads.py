@@ -140,7 +140,8 @@ def test_the_interpreter_is_free_during_large_calls():
 # --- Ctrl-C ------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
-import numpy as np, scorefusion as sf
+import signal, numpy as np, scorefusion as sf
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it may be ignored
 B, D = {shape}
 u = [np.zeros((B, D), np.float16), *(sf.Noise(seed) for seed in range({noises}))]
 c = [1.0] * len(u)

@@ -46,12 +46,6 @@ def divergences(run: Run, i: int, probes: int | None) -> Any:
     x, plan = run.x, run.plan
     x = x if run._asked is None else _namespace.cast_to(x, run._asked)
     t = np.full(x.shape[0], plan.t[i])
-    signs = None if probes is None else [_signs(run, i, p, x) for p in range(probes)]
+    signs = None if probes is None else [_namespace.signs(run.noise(i, _PROBES + p).like(x)) for p in range(probes)]
     each = [noise_and_divergence(model, x, t, signs)[1].mean(axis=0) for model in run.models]
     return np.stack(each, axis=-1) * (-plan.alpha[i] / plan.rho[i])  # s = −ε̂/ρ, and ∂/∂y = α ∂/∂x
-
-
-def _signs(run: Run, i: int, probe: int, x: Any) -> Any:
-    """As the seed says: the same for a sample wherever it stands in a batch."""
-    z = run.noise(i, _PROBES + probe).like(x)
-    return _namespace.namespace(z).sign(z)

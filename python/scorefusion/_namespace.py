@@ -148,6 +148,11 @@ def cast_to(array: Any, dtype: str) -> Any:
     return cast(array, getattr(sys.modules["torch"], dtype) if _is_torch(array) else dtype)
 
 
+def signs(z: Any) -> Any:
+    """±1: the signs of z."""
+    return cast(z >= 0, z.dtype) * 2 - 1
+
+
 def empty(shape: tuple[int, ...], like: Any, dtype: str) -> Any:
     """An array of any contents, where `like` lies; in NumPy if it is None."""
     return np.empty(shape, dtype) if like is None or isinstance(like, np.ndarray) else _empty(like, shape, dtype)

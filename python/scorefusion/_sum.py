@@ -73,6 +73,25 @@ def evaluate(u: list[Any], c: list[Any], x: Any, out: Any = None) -> Any:
     return ops.combine(u, c, out=out)
 
 
+def combine(u: list[Any], c: Any, x: Any, out: Any = None) -> Any:
+    """The same for c ``(m,)`` or ``(B, m)`` in one array."""
+    if len(u) <= _MOST:
+        return ops.combine(u, c, out=out)
+    return evaluate(u, [c[..., j] for j in range(len(u))], x, out)
+
+
+def combine_gram(u: list[Any], c: Any, x: Any, out: Any = None) -> tuple[Any, Any]:
+    """Σ_j c_j u_j of c ``(m,)`` or ``(B, m)``, and <u_i, u_j> ``(B, m, m)``, in NumPy if that can be had at once.
+
+    One read of up to 64 operands.
+    """
+    if len(u) <= _MOST:
+        y, G = ops.combine_gram(u, c, out=out)
+    else:
+        y, G = combine(u, c, x, out), gram(u)
+    return y, _namespace.if_on_host(G)
+
+
 def rows_of(sums: Sequence[Sum]) -> tuple[list[Any], Any]:
     """Every operand of n sums once, and their coefficients: ``(n, m)``, or ``(B, n, m)`` if those of samples differ."""
     operands = {id(u): u for total in sums for u in total.u}

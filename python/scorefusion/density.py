@@ -352,7 +352,7 @@ class _Problem:
         if n == self.D:
             z = _namespace.like(np.eye(n).reshape(like.shape), like, dtype)
         else:
-            z = _signs(Noise(0, _DIRECTIONS).like(like))
+            z = _namespace.signs(Noise(0, _DIRECTIONS).like(like))
         y = 0 * z[:1] if y is None else y
         t = float(self.time(rho))
         h = step * rho
@@ -487,7 +487,7 @@ def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tup
 
     here = np.arange(B)  # the samples that are on their way
     y = Sum([x], [1 / problem.alpha]).evaluate(x)
-    u = [_signs(Noise(problem.seed, _PROBES | p, problem.ids).like(x)) for p in range(P)]
+    u = [_namespace.signs(Noise(problem.seed, _PROBES | p, problem.ids).like(x)) for p in range(P)]
     known = None if isinstance(probes, str) else u
     log_rho, h = np.full(B, begin), np.full(B, (end - begin) / 50)
     K1, d1 = slope(x, log_rho, known) if B else (y, np.zeros((P, 0)))
@@ -769,11 +769,6 @@ _METHODS: dict[str, Callable[..., tuple[Float64, Float64]]] = {
     "ito": _ito,
     "elbo": _elbo,
 }
-
-
-def _signs(z: Any) -> Any:
-    """±1, by the signs of noise."""
-    return _namespace.cast(z >= 0, z.dtype) * 2 - 1
 
 
 def _host(array: Any) -> Any:

@@ -36,7 +36,7 @@ from . import solver as solvers
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
-from ._sum import _MOST, Sum, gram, inner, rows_of
+from ._sum import Sum, combine_gram, inner, rows_of
 from .model import _one_of
 from .schedule import Schedule
 
@@ -285,11 +285,8 @@ def steer(
 def _advance(run: Run, sums: list[Sum], alpha: float) -> tuple[Any, Any]:
     """x′ = α·(the first of the sums), and the inner products ``(B, n, n)`` of them all, in one read."""
     u, V = rows_of(sums)
-    c = alpha * V[..., 0, :]
-    if len(u) > _MOST:
-        return run.evaluate(sums[0], alpha), inner(V, _namespace.if_on_host(gram(u)))
-    x, G = ops.combine_gram(u, c, out=run._room())
-    return x, inner(V, _namespace.if_on_host(G))
+    x, G = combine_gram(u, alpha * V[..., 0, :], run.x, run._room())
+    return x, inner(V, G)
 
 
 def _like(values: Float64, M: Any) -> Any:

@@ -29,7 +29,7 @@ from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
-from ._sum import _MOST, Sum, gram, inner, rows_of
+from ._sum import _MOST, Sum, combine, combine_gram, gram, inner, rows_of
 from .model import Fusion, _Level, _one_of
 from .schedule import Schedule
 
@@ -349,10 +349,10 @@ class _Path:
                 if directions:
                     numbers.tau = 0.5 * h * self._curvature(i, small.u, directions)
             kappa, c, self.gained = small.equalise(weigh.beta[i], G, self.gained)
-            run.x = _combined(small.u, c, run)
+            run.x = combine(small.u, c, run.x, run._room())
         else:
             kappa, c = found
-            run.x, G = _combined_gram(small.u, c, run)
+            run.x, G = combine_gram(small.u, c, run.x, run._room())
             self.gained = small.advance(kappa, G, self.gained)
         if self._common is None:
             self._set_prior(i + 1)
@@ -368,29 +368,12 @@ class _Path:
         """Σ_v <v, ∇s_j v> ``(B, k)`` for directions given as coefficients ``(B, m)`` of the operands."""
         run = self.run
         length = min(math.sqrt(math.prod(run.x.shape[1:])), 10.0)
-        return along(run, i, [_combined(u, c, run) for c in directions], length)[:, : self.k]
+        return along(run, i, [combine(u, c, run.x) for c in directions], length)[:, : self.k]
 
 
 def _on(values: Float64, x: Any) -> Any:
     """float64 values where the Gram matrices of x are: in NumPy unless x is on a GPU."""
     return values if x is None or _namespace.on_host(x) else at_home(values, x)
-
-
-def _combined(u: list[Any], c: Any, run: Run) -> Any:
-    """Σ_j c_j u_j in x's dtype."""
-    if len(u) > _MOST:
-        first = _combined(u[:_MOST], c[..., :_MOST], run)
-        rest = c[..., _MOST:]
-        one = _namespace.namespace(c).ones_like(c[..., :1])
-        return _combined([first, *u[_MOST:]], _namespace.namespace(c).concatenate([one, rest], -1), run)
-    return ops.combine(u, c, out=run._room())
-
-
-def _combined_gram(u: list[Any], c: Any, run: Run) -> tuple[Any, Any]:
-    if len(u) > _MOST:
-        return _combined(u, c, run), _namespace.if_on_host(gram(u))
-    y, G = ops.combine_gram(u, c, out=run._room())
-    return y, _namespace.if_on_host(G)
 
 
 class _Fixed:
