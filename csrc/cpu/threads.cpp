@@ -35,35 +35,67 @@ int initial_threads() {
   return processors();
 }
 
-// One call's work. Who takes part takes a few items at a time until none are left, so a thread that is late (its
-// processor busy with another library's) costs nothing but its help.
-struct Job {
-  int64_t items;
-  int shares;
-  detail::Item part;
-  void* context;
-  Stop& stop;
-  std::atomic<int64_t> next{0};
-  std::exception_ptr failure{};
-  std::mutex failure_mutex{};
-
-  void walk(bool calling_thread) {
-    const int64_t at_once = std::max<int64_t>(1, items / (8 * shares));  // long runs: memory likes them
-    try {
-      for (;;) {
-        const int64_t first = next.fetch_add(at_once, std::memory_order_relaxed);
-        for (int64_t i = first; i < std::min(items, first + at_once); ++i) {
-          if (calling_thread ? stop.ask() : stop.requested()) return;
-          part(context, i, i + 1);
-        }
-        if (first + at_once >= items) return;
-      }
-    } catch (...) {
-      next = items;
-      std::lock_guard lock(failure_mutex);
-      if (!failure) failure = std::current_exception();
+// One call's work, a run of items for every thread. Each takes its own, a few items at a time, then what is left of the
+// others': so a thread that is late (its processor busy with another library's) costs nothing but its help, and calls
+// alike in succession find in a core's cache what it had before.
+class Job {
+ public:
+  Job(int64_t items, int shares, detail::Item part, void* context, Stop& stop)
+      : shares_(shares),
+        runs_(std::min(shares, most_runs)),
+        at_once_(std::max<int64_t>(1, items / (8 * shares))),
+        part_(part),
+        context_(context),
+        stop_(stop) {
+    for (int r = 0; r < runs_; ++r) {
+      run_[r].next = items * r / runs_;
+      run_[r].end = items * (r + 1) / runs_;
     }
   }
+
+  int shares() const { return shares_; }
+
+  // Thread 0 is the one that calls.
+  void walk(int thread) {
+    try {
+      for (int r = 0; r < runs_; ++r) {
+        Run& run = run_[(thread + r) % runs_];
+        for (;;) {
+          const int64_t first = run.next.fetch_add(at_once_, std::memory_order_relaxed);
+          if (first >= run.end) break;
+          for (int64_t i = first; i < std::min(run.end, first + at_once_); ++i) {
+            if (thread == 0 ? stop_.ask() : stop_.requested()) return;
+            part_(context_, i, i + 1);
+          }
+        }
+      }
+    } catch (...) {
+      for (int r = 0; r < runs_; ++r) run_[r].next = run_[r].end;
+      std::lock_guard lock(failure_mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+  }
+
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  static constexpr int most_runs = 64;  // beyond, threads share them
+
+  struct alignas(64) Run {  // a cache line of its own
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+
+  const int shares_, runs_;
+  const int64_t at_once_;  // long runs: memory likes them
+  const detail::Item part_;
+  void* const context_;
+  Stop& stop_;
+  Run run_[most_runs];
+  std::exception_ptr failure_{};
+  std::mutex failure_mutex_{};
 };
 
 // Workers live as long as the process and are detached: no destructor has to wait for them at exit.
@@ -73,7 +105,7 @@ class Pool {
   bool try_run(Job& job, Stop& stop) {
     std::unique_lock busy(busy_, std::try_to_lock);
     if (!busy.owns_lock()) return false;
-    while (workers_ < job.shares - 1) {
+    while (workers_ < job.shares() - 1) {
       std::thread([this, index = workers_] { serve(index); }).detach();
       ++workers_;
     }
@@ -83,7 +115,7 @@ class Pool {
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    job.walk(true);
+    job.walk(0);
     {
       std::lock_guard lock(mutex_);
       job_ = nullptr;  // who has not come by now is not waited for
@@ -117,10 +149,10 @@ class Pool {
         wake_.wait(lock, [&] { return generation_.load() != seen; });
         seen = generation_.load();
         job = job_;
-        if (!job || index + 1 >= job->shares) continue;
+        if (!job || index + 1 >= job->shares()) continue;
         ++active_;
       }
-      job->walk(false);
+      job->walk(index + 1);
       {
         std::lock_guard lock(mutex_);
         --active_;
@@ -161,13 +193,13 @@ void set_num_threads(int n) { wanted_threads = std::max(1, n); }
 
 void detail::run(int64_t items, bool threads, const Work& work, Item part, void* context) {
   Stop stop(work);
-  const int shares = threads ? int(std::min<int64_t>(items, num_threads())) : 1;
-  Job job{.items = items, .shares = shares, .part = part, .context = context, .stop = stop};
-  if (shares <= 1 || !pool().try_run(job, stop)) {
-    job.shares = 1;
-    job.walk(true);
+  if (const int shares = threads ? int(std::min<int64_t>(items, num_threads())) : 1; shares > 1) {
+    Job job(items, shares, part, context, stop);
+    if (!pool().try_run(job, stop)) job.walk(0);
+    job.rethrow();
+  } else {
+    for (int64_t i = 0; i < items && !stop.ask(); ++i) part(context, i, i + 1);
   }
-  if (job.failure) std::rethrow_exception(job.failure);
   if (stop.requested()) throw Interrupted{};
 }
 
