@@ -50,7 +50,7 @@ class Goal:
 
     def is_met(self, times: dict[str, Times]) -> bool:
         reached = self.reached(times)
-        return reached <= self.number if self.kind == "seconds" else reached >= self.number
+        return bool(reached <= self.number if self.kind == "seconds" else reached >= self.number)
 
 
 @dataclass(frozen=True)

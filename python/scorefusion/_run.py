@@ -21,7 +21,7 @@ from . import _namespace, ops
 from ._arrays import _is_torch, contiguous
 from ._core import Noise
 from ._sum import Sum, evaluate
-from .model import Model, _common_schedule, _described, _is, _Level, _within, as_models
+from .model import Model, _common_schedule, _described, _is, _kind, _Level, _within, as_models
 from .schedule import Schedule
 from .solver import DDIM, X0, X0_BEFORE, Step, Y, Z
 
@@ -95,7 +95,7 @@ class Plan:
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
         self.per_sample = False  # are there coefficients of each sample?
-        self._last: tuple[Any, int, Any] = None, 0, None  # t for each sample, and what it was made for
+        self._last: tuple[Any, int, float] = None, 0, 0.0  # torch's t for each sample, its version, and the number
         self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
 
     def _readings(
@@ -119,6 +119,7 @@ class Plan:
     def estimates(self, x: Any, i: int, given: Any) -> list[Sum]:
         """x̂₀ of every model at (x, level i), x last; each function is called once, with x as it takes it, `given`."""
         scaled = {1.0: given}
+        kind = _kind(given)
         found = []
         for readings, b in self._models:
             out, c = [], []
@@ -129,7 +130,7 @@ class Plan:
                         scaled[scale] = ops.combine([given], [scale])
                     model, x1 = reading.model, scaled[scale]
                     theirs = x1 if model.framework is None else model._theirs(x1)
-                    out.append(model._ask(x1, theirs, self._times(model, theirs, reading.t[i])))
+                    out.append(model._ask(x1, theirs, self._times(model, theirs, reading.t[i]), kind))
                     c.append(reading.c[i])
             out.append(x)
             c.append(b[i])
@@ -138,13 +139,12 @@ class Plan:
 
     def _times(self, model: Model, theirs: Any, t: float) -> Any:
         """t as the model gets it; torch tells whether somebody has written into a tensor, so models can share one."""
-        if not _is_torch(theirs):
-            return model._times(t, theirs)
         times, version, made_for = self._last
-        if made_for != (t, theirs.dtype, theirs.device) or times._version != version:
-            times = model._times(t, theirs)
-            if not times.is_inference():  # where torch does not tell
-                self._last = times, times._version, (t, theirs.dtype, theirs.device)
+        if times is not None and made_for == t and isinstance(theirs, type(times)) and times._version == version:
+            return times
+        times = model._times(t, theirs)
+        if _is_torch(times) and not times.is_inference():  # where torch does not tell
+            self._last = times, times._version, t
         return times
 
 
@@ -268,7 +268,10 @@ class Run:
 
     def stored(self, x0: Sum) -> Sum:
         """x̂₀ in memory, x after it with coefficient 0."""
-        return Sum([x0.evaluate(self.x, self._room()), self.x], [1.0, 0.0])
+        u, c = x0.u, x0.c
+        if type(c[-1]) is float and c[-1] == 0.0:  # that of x: it is not read then
+            u, c = u[:-1], c[:-1]
+        return Sum([evaluate(u, c, self.x, self._room()), self.x], [1.0, 0.0])
 
     def look(self, at: Step, y: Sum, rho: float) -> Step:
         """The step `at`, seen from y at level rho."""

@@ -258,10 +258,10 @@ class Model:
             t = _namespace.bring(t, _namespace.framework_of(theirs))
         return _namespace.like(t, theirs, dtype)
 
-    def _ask(self, x: Any, theirs: Any, times: Any) -> Any:
-        """What fn returns, as an array of x's framework; checked."""
+    def _ask(self, x: Any, theirs: Any, times: Any, kind: Any = None) -> Any:
+        """What fn returns, as an array of x's framework; checked. `kind` is that of x, where it is known."""
         out = self.fn(theirs, times if self.time is None else self.time(times))
-        if type(out) is type(x) and _kind(out) == _kind(x):
+        if type(out) is type(x) and _kind(out) == (kind or _kind(x)):
             return out
         if not _namespace.is_array(out):
             raise TypeError(
@@ -374,7 +374,7 @@ class Fusion(Model):
     def _times(self, t: Any, theirs: Any) -> Any:
         return t if _namespace.on_host(theirs) else _namespace.like(t, theirs, "float64")
 
-    def _ask(self, x: Any, theirs: Any, times: Any) -> Any:
+    def _ask(self, x: Any, theirs: Any, times: Any, kind: Any = None) -> Any:
         return self._linear(x, _Level(self.schedule, times), self.predicts).evaluate(x)
 
     def _weights_at(self, level: _Level, B: int) -> list[Any]:
@@ -581,7 +581,10 @@ def _as_time(t: Any, x: Any) -> Any:
 
 
 def _kind(array: Any) -> tuple[Any, Any, Any]:
-    return array.shape, array.dtype, getattr(array, "device", None)
+    try:
+        return array.shape, array.dtype, array.device
+    except AttributeError:  # NumPy 1
+        return array.shape, array.dtype, None
 
 
 def _like_level(values: Any, level: _Level) -> Any:
