@@ -12,7 +12,7 @@ namespace scorefusion {
 
 Noise::Noise(py::handle seed, py::handle stream, py::handle sample)
     : seed_(index_below(seed, "seed", 64)), stream_(index_below(stream, "stream", 64)) {
-  if (!is_array(sample)) {
+  if (PyLong_CheckExact(sample.ptr()) || !is_array(sample)) {
     first_ = index_below(sample, "sample", 63);
     return;
   }

@@ -31,6 +31,7 @@ LARGEST_RHO = 1e3  # where sampling starts if a schedule goes on to α = 0 and t
 _LEAST_ALPHA = 1e-30  # stands for α = 0: y = x/α stays a number
 _STREAM = 1 << 63 | 0x7361 << 40  # of noise: then the step, and 8 bits for the draw within it
 _START = 255  # the draw of the noise that sampling starts from
+_FEW = 1 << 16  # times of samples, all levels together
 _REUSED = 1 << 18  # bytes: states from this size on are written where an earlier one was
 
 
@@ -77,11 +78,12 @@ def time_grid(
 class _Reading:
     """One function at every level: it is asked at scale·x and t, and c·out is its share of x̂₀."""
 
-    __slots__ = ("asked", "c", "model", "scale", "t")
+    __slots__ = ("asked", "c", "model", "rows", "scale", "t")
 
     def __init__(self, model: Model, t: list[float], scale: list[float], c: list[Any]) -> None:
         self.model, self.t, self.scale, self.c = model, t, scale, c
         self.asked = [not _is(c_i, 0) for c_i in c]
+        self.rows: Any = None  # t for each sample at every level; () where they are made at each
 
 
 class Plan:
@@ -95,7 +97,7 @@ class Plan:
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
         self.per_sample = False  # are there coefficients of each sample?
-        self._last: tuple[Any, int, float] = None, 0, 0.0  # torch's t for each sample, its version, and the number
+        self._rows: list[tuple[list[float], Any]] = []  # those of readings at the same t are the same
         self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
 
     def _readings(
@@ -130,22 +132,35 @@ class Plan:
                         scaled[scale] = ops.combine([given], [scale])
                     model, x1 = reading.model, scaled[scale]
                     theirs = x1 if model.framework is None else model._theirs(x1)
-                    out.append(model._ask(x1, theirs, self._times(model, theirs, reading.t[i]), kind))
+                    out.append(model._ask(x1, theirs, self._times(reading, theirs, i), kind))
                     c.append(reading.c[i])
             out.append(x)
             c.append(b[i])
             found.append(Sum(out, c))
         return found
 
-    def _times(self, model: Model, theirs: Any, t: float) -> Any:
+    def _times(self, reading: _Reading, theirs: Any, i: int) -> Any:
         """t as the model gets it; torch tells whether somebody has written into a tensor, so models can share one."""
-        times, version, made_for = self._last
-        if times is not None and made_for == t and isinstance(theirs, type(times)) and times._version == version:
-            return times
-        times = model._times(t, theirs)
-        if _is_torch(times) and not times.is_inference():  # where torch does not tell
-            self._last = times, times._version, t
-        return times
+        if reading.rows is None:
+            reading.rows = self._rows_of(reading.t, theirs)
+        if reading.rows and reading.rows[i]._version == 0:
+            return reading.rows[i]
+        return reading.model._times(reading.t[i], theirs)
+
+    def _rows_of(self, t: list[float], theirs: Any) -> Any:
+        """t for each sample at every level, where that is little: torch makes an array slowly."""
+        B = theirs.shape[0]
+        if not _is_torch(theirs) or theirs.device.type != "cpu" or len(t) * B > _FEW:
+            return ()
+        for known, rows in self._rows:
+            if known == t:
+                return rows
+        torch = sys.modules["torch"]
+        with torch.inference_mode(False):  # whose tensors do not tell
+            dtype = torch.float64 if theirs.dtype == torch.float64 else torch.float32
+            rows = torch.tensor(t, dtype=dtype)[:, None].repeat(1, B).unbind(0)
+        self._rows.append((t, rows))
+        return rows
 
 
 def _table(weights: list[Any]) -> Float64:
