@@ -120,6 +120,40 @@ def test_a_reference_near_the_data_leaves_less_noise():
     assert 100 * found[2].standard_error.max() < found[0].standard_error.min()  # found from the model
 
 
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=lambda s: type(s).__name__)
+def test_a_reference_with_a_covariance_leaves_less_noise(schedule):
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(5, 5)) * [1.0, 0.5, 0.2, 0.1, 0.05]
+    C = root @ root.T + 1e-3 * np.eye(5)
+    one = GaussianMixture([1.0], [[1.0, 0.0, -1.0, 2.0, 0.5]], C[None])
+    x = one.sample(6, seed=1)
+
+    def density(of, reference):
+        return sf.log_density(of.model(schedule), x, method="formula", draws=16, reference=reference)
+
+    m = [1.0, 0.0, -1.0, 2.0, 0.5]
+    exact = density(one, (m, C))
+    np.testing.assert_allclose(exact.value, truth(one, x, schedule), atol=1e-6)
+    assert exact.standard_error.max() < 1e-6
+    plain, axes, fitted = (density(one, reference) for reference in (None, (m, np.diag(C)), "covariance"))
+    assert 10 * fitted.standard_error.mean() < axes.standard_error.mean() < plain.standard_error.mean()
+    two = GaussianMixture([0.5, 0.5], [m, [0.0] * 5], np.stack([C, C]))
+    plain, fitted = (density(two, reference) for reference in (None, "covariance"))
+    assert fitted.standard_error.mean() < 0.8 * plain.standard_error.mean()  # modes far apart are no Gaussian
+    away = (fitted.value - truth(two, x, schedule)) / fitted.standard_error
+    assert np.abs(away).max() < 5
+
+
+def test_gaussian_probes_are_unbiased_and_noisier_than_signs():
+    """Of vᵀJv, signs leave the variance of the elements off the diagonal, which is less."""
+    of = GaussianMixture([0.5, 0.5], np.random.default_rng(0).normal(size=(2, 6)), np.full((2, 6), 0.3))
+    x = of.sample(8, seed=2)
+    found = {law: sf.log_density(of.model(VP()), x, probes=32, probe_law=law) for law in ("rademacher", "gaussian")}
+    for each in found.values():
+        assert (np.abs(each.value - truth(of, x, VP())) < 5 * each.standard_error + 2e-3).all()
+    assert found["rademacher"].standard_error.mean() < found["gaussian"].standard_error.mean()
+
+
 @pytest.mark.parametrize("predicts", ["score", "epsilon", "x0", "v", "flow"])
 @pytest.mark.parametrize("schedule", [FlowMatching(), SubVP()], ids=lambda s: type(s).__name__)
 def test_any_prediction(predicts, schedule):
@@ -404,6 +438,17 @@ def test_a_torch_network_trains_as_before():
             ValueError,
             r"the mean a number or \(2,\), got \(3,\)",
         ),
+        (
+            lambda m, x: sf.log_density(m, x, method="formula", reference=(0.0, [[1.0, 2.0], [0.0, 1.0]])),
+            ValueError,
+            "with a positive variance",
+        ),
+        (
+            lambda m, x: sf.log_density(m, x, method="formula", reference=(0.0, np.eye(3))),
+            ValueError,
+            r"C a number, \(2,\) or \(2, 2\), got shape \(3, 3\)",
+        ),
+        (lambda m, x: sf.log_density(m, x, probe_law="cauchy"), ValueError, "probe_law must be one of"),
         (lambda m, x: sf.log_density(m, [[0.0]]), TypeError, r"x must be an array \(B, \*event\)"),
         (lambda m, x: sf.log_density(m, x.astype(int)), TypeError, "x must be one of float16"),
         (lambda m, x: sf.log_density(m, np.zeros((3, 0))), ValueError, "events of one element or more"),

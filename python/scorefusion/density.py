@@ -91,7 +91,8 @@ def log_density(
     draws: int | None = None,
     nodes: int | None = None,
     steps: int | None = None,
-    reference: tuple[Any, float] | None = None,
+    reference: tuple[Any, Any] | str | None = None,
+    probe_law: str | None = None,
 ) -> Density:
     """log p(x) at the model's t_min, in nats.
 
@@ -118,8 +119,11 @@ def log_density(
             formula and elbo take that many Gauss–Hermite nodes instead: nothing is random then.
         nodes: formula; Gauss–Legendre nodes in a, 48 by default.
         steps: ito, elbo; how many, uniform in log ρ; 256 by default. For elbo a `Discrete` schedule has its own.
-        reference: formula; (m, v), the Gaussian, m a number or of the shape of an event: the nearer to the data's mean
-            and the variance within their modes the less noise. By default what x̂₀ is a multiple of at ρ = 2.
+        reference: formula; (m, C), the Gaussian, m a number or of the shape of an event, C a variance, ``(D,)`` one for
+            each axis, or a covariance ``(D, D)``: the nearer to the data's mean and the covariance within their modes
+            the less noise. By default what x̂₀ says of them at ρ = 2, with one variance; "covariance" takes all of C
+            from there, up to D = 64, for data whose elements depend on each other.
+        probe_law: ode; "rademacher" (±1, by default) or "gaussian".
 
     Returns:
         A `Density`. ``discretisation_error`` is, for ode, the sum of the errors of the embedded 4th order formula; for
@@ -137,7 +141,7 @@ def log_density(
         >>> bool((abs(sf.log_density(model, x).value - mixture.log_density(x)) < 1e-3).all())
         True
     """
-    settings = _settings(method, probes, tolerance, draws, nodes, steps, reference)
+    settings = _settings(method, probes, tolerance, draws, nodes, steps, reference, probe_law)
     problem = _problem([model], x, schedule, seed, first_sample, ["the model"])
     with without_gradients():
         return _density(problem, *_METHODS[method](problem, **settings), [1.0])
@@ -216,9 +220,9 @@ def bits_per_dim(log_density: Any, dims: int, *, scale: float = 1.0, levels: int
 # ------------------------------------------------------------------------------------------------ what is asked, and of
 
 
-_NAMES = ("probes", "tolerance", "draws", "nodes", "steps", "reference")
+_NAMES = ("probes", "tolerance", "draws", "nodes", "steps", "reference", "probe_law")
 _OF_METHOD: dict[str, dict[str, Any]] = {
-    "ode": {"probes": None, "tolerance": 3e-5},
+    "ode": {"probes": None, "tolerance": 3e-5, "probe_law": "rademacher"},
     "formula": {"draws": 64, "nodes": 48, "reference": None},
     "ito": {"draws": 16, "steps": 256},
     "elbo": {"draws": 64, "steps": None},
@@ -249,6 +253,10 @@ def _settings(method: str, *values: Any, **named: Any) -> dict[str, Any]:
         _one_of("probes", probes, ("exact",))
     elif probes is not None and operator.index(probes) < 1:
         raise ValueError(f"probes must be at least 1, or 'exact', got {probes}")
+    if "probe_law" in settings:
+        _one_of("probe_law", settings["probe_law"], ("rademacher", "gaussian"))
+    if isinstance(settings.get("reference"), str):
+        _one_of("reference", settings["reference"], ("covariance",))
     return settings
 
 
@@ -265,6 +273,7 @@ class _Far(NamedTuple):
     m: Any  # (1, *event)
     v: float  # the mean of C's eigenvalues
     log_det: float  # of C + ρ²: log p at m is −½ (D log 2π + log_det)
+    C: Float64 | None = None  # (D, D), where it was measured along each axis
 
 
 @dataclass(frozen=True)
@@ -316,10 +325,12 @@ class _Problem:
         D = self.D
         c, z, turned = self._slope(i, rho, None, 1.0)
         if D <= _EXACT:
-            slope = float(_eigenvalues(turned).mean())
+            S, axes = _eigen(turned)
+            slope = float(S.mean())
             v = rho * rho * slope / (1 - slope)
             m = c * (1 + v / rho**2)
-            return _Far(m, v, 2 * D * math.log(rho) + self._volume(i, rho, m))
+            C = (axes * (rho * rho * S / (1 - S))) @ axes.T
+            return _Far(m, v, 2 * D * math.log(rho) + self._volume(i, rho, m), C)
         G = np.nan_to_num(_gram([z, turned], z).mean(axis=0))
         slope = min(max(G[0, 1] / D, 0.0), 0.5)
         volume = -D * math.log1p(-slope) + 0.5 * min(max(G[1, 1] - D * slope**2, 0.0), D * slope)
@@ -335,7 +346,7 @@ class _Problem:
         found = []
         for level in (rho, rho / math.sqrt(2)):
             c, _, turned = self._slope(i, level, m, 0.1)
-            S = _eigenvalues(turned)
+            S, _ = _eigen(turned)
             found.append((S, level**2 * S.sum() + float(self.square_from(c, 1.0, m)[0])))
             if rho / math.sqrt(2) < self.rho[0]:  # there is no second level
                 return -float(np.log1p(-S).sum())
@@ -453,16 +464,16 @@ _OUTLYING = 0.01  # of |ε̂|²: from ten times the usual distance on, tolerance
 _SMALLEST = 1e-3  # of the whole way: a step that is taken whatever its error
 
 
-def _ode(problem: _Problem, probes: int | str | None, tolerance: float) -> tuple[Float64, Float64]:
+def _ode(problem: _Problem, probes: int | str | None, tolerance: float, probe_law: str) -> tuple[Float64, Float64]:
     """Samples ``(P, B, k)`` and errors ``(B, k)``."""
     if probes is None:
         probes = "exact" if problem.D <= _EXACT or all(map(is_cheap, problem.models)) else 4
-    found = [_flow(problem, i, probes, tolerance) for i in range(len(problem.models))]
+    found = [_flow(problem, i, probes, tolerance, probe_law) for i in range(len(problem.models))]
     value, error = np.stack([v for v, _ in found], axis=2), np.stack([e for _, e in found], axis=1)
     return value if isinstance(probes, int) else np.repeat(value, 2, axis=0), error
 
 
-def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tuple[Float64, Float64]:
+def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float, probe_law: str) -> tuple[Float64, Float64]:
     """Log densities ``(P, B)`` by one model, and the sum of the steps' errors ``(B,)``.
 
     Every sample has its own ρ and step. Those that have arrived stand still, and leave when half of them have.
@@ -487,7 +498,8 @@ def _flow(problem: _Problem, i: int, probes: int | str, tolerance: float) -> tup
 
     here = np.arange(B)  # the samples that are on their way
     y = Sum([x], [1 / problem.alpha]).evaluate(x)
-    u = [_namespace.signs(Noise(problem.seed, _PROBES | p, problem.ids).like(x)) for p in range(P)]
+    u = [Noise(problem.seed, _PROBES | p, problem.ids).like(x) for p in range(P)]
+    u = list(map(_namespace.signs, u)) if probe_law == "rademacher" else u
     known = None if isinstance(probes, str) else u
     log_rho, h = np.full(B, begin), np.full(B, (end - begin) / 50)
     K1, d1 = slope(x, log_rho, known) if B else (y, np.zeros((P, 0)))
@@ -559,39 +571,102 @@ def _rows(array: Any, where: NDArray[np.int64]) -> Any:
     return array[_namespace.like(where, array, "int64")]
 
 
-def _gaussian(square: Any, variance: float, D: int) -> Any:
-    """log N of what lies so far from the mean."""
-    return -0.5 * (square / variance + D * math.log(2 * math.pi * variance))
-
-
 # ------------------------------------------------------------------------------------- the formula, and the lower bound
 
 
-def _formula(problem: _Problem, draws: int, nodes: int, reference: tuple[Any, float] | None) -> tuple[Float64, Float64]:
-    """Samples ``(S, B, k)`` and errors ``(B, k)``."""
+class _Reference:
+    """The Gaussian N(m, C) that a model is held against, along the axes of C.
+
+    Squares come in g groups of axes that share a variance: g = 1 where C = v I, and D else.
+    """
+
+    def __init__(self, problem: _Problem, m: Any, C: Any) -> None:
+        self.problem, self.m = problem, m
+        D, C = problem.D, np.asarray(C, np.float64)
+        self.axes: Float64 | None = None
+        if C.ndim == 2:
+            C, self.axes = np.linalg.eigh(C)
+        elif C.ndim == 1:
+            self.axes = np.eye(D)
+        self.v = np.atleast_1d(C)  # (g,)
+        self.count = D // len(self.v)
+        self.d = problem.away(problem.x, 1 / problem.alpha, m)  # y − m
+        self.squares = self._squares(self.d)
+
+    def _squares(self, d: Any) -> Float64:
+        """|d|² along each group of axes, ``(B, g)``."""
+        return _gram([d], d)[:, 0] if self.axes is None else self.turned(d) ** 2
+
+    def turned(self, d: Any) -> Float64:
+        """d along the axes, ``(B, D)``."""
+        assert self.axes is not None
+        turned: Float64 = np.asarray(_host(d), np.float64).reshape(len(d), -1) @ self.axes
+        return turned
+
+    def log_density(self) -> Float64:
+        """log N(y; m, C) ``(B,)``"""
+        log_det = self.count * np.log(2 * math.pi * self.v).sum()
+        value: Float64 = -0.5 * ((self.squares / self.v).sum(axis=1) + log_det)
+        return value
+
+    def tail(self, u: float) -> Float64:
+        """∫ E‖e − ê_N‖² da from r² = u to ∞ ``(B,)``"""
+        v = self.v
+        found: Float64 = self.count * (np.log1p(v / u) - v / (u + v)).sum() + (self.squares / (u + v)).sum(axis=1)
+        return found
+
+    def losses(self, e: Float64, d: Float64, r: float) -> Float64:
+        """‖e − ê_N(y + r e)‖² ``(B,)``, e and d along the axes: e − ê_N = (C e − r d)/(C + r²)."""
+        found: Float64 = (((self.v * e - r * d) / (self.v + r * r)) ** 2).sum(axis=1)
+        return found
+
+    def losses_by_gram(self, G: Float64, r: float) -> Float64:
+        """The same where C = v I, from the inner products of e and d."""
+        v = self.v[0]
+        found: Float64 = (v * v * G[:, 0, 0] - 2 * v * r * G[:, 0, 1] + r * r * G[:, 1, 1]) / (v + r * r) ** 2
+        return found
+
+
+def _reference(problem: _Problem, given: tuple[Any, Any] | str | None) -> _Reference:
     low, high = problem.rho
-    if reference is None:
-        rho = min(high, max(_MODERATE, 4 * low))
+    rho = min(high, max(_MODERATE, 4 * low))
+    if given is None or isinstance(given, str):
         found = [problem.far(i, rho) for i in range(len(problem.models))]
         m = functools.reduce(operator.add, [one.m for one in found]) / len(found)
-        v = sum(one.v for one in found) / len(found)
-        v = (v if v > _LEAST else 1.0) + low**2
-    else:
-        m, v = _mean(reference[0], problem), float(reference[1]) + low**2
-        if not (math.isfinite(v) and v > low**2):
-            raise ValueError(f"reference must be (mean, variance) with a positive variance, got {reference[1]}")
+        if given is None:
+            v = sum(one.v for one in found) / len(found)
+            return _Reference(problem, m, (v if v > _LEAST else 1.0) + low**2)
+        if problem.D > _EXACT:
+            raise ValueError(f"reference='covariance' is for up to {_EXACT} dimensions, not {problem.D}: give (m, C)")
+        C = sum(np.asarray(one.C) for one in found) / len(found)
+        return _Reference(problem, m, C + (_LEAST + low**2) * np.eye(problem.D))
+    D, C = problem.D, np.asarray(_host(given[1]), np.float64)
+    if C.shape not in ((), (D,), (D, D)):
+        raise ValueError(f"reference must be (mean, C), C a number, ({D},) or ({D}, {D}), got shape {C.shape}")
+    symmetric = C.ndim < 2 or bool(np.allclose(C, C.T))
+    values = np.linalg.eigvalsh(C) if C.ndim == 2 and symmetric and np.isfinite(C).all() else C
+    if not (symmetric and np.isfinite(C).all() and (values > 0).all()):
+        raise ValueError(f"reference must be (mean, variance) with a positive variance, got {given[1]}")
+    return _Reference(problem, _mean(given[0], problem), C + low**2 * (np.eye(D) if C.ndim == 2 else 1.0))
+
+
+def _formula(
+    problem: _Problem, draws: int, nodes: int, reference: tuple[Any, Any] | str | None
+) -> tuple[Float64, Float64]:
+    """Samples ``(S, B, k)`` and errors ``(B, k)``."""
+    low, high = problem.rho
+    gaussian = _reference(problem, reference)
     top = high**2 - low**2
     points, weights = np.polynomial.legendre.leggauss(nodes)
-    first, last = math.log(_NEAR * v), math.log(top)
+    first, last = math.log(_NEAR * gaussian.v.min()), math.log(top)
     r = np.exp(0.5 * (first + (last - first) * (points + 1) / 2))
     rules = np.stack([weights, _every_second(points)]) * (last - first) / 2
-    integral = _integrals(problem, r, 0.5 * rules, draws, (m, v))
-    square = problem.square_from(problem.x, 1 / problem.alpha, m)
-    value = _gaussian(square, v, problem.D)[:, None] - integral[0]
+    integral = _integrals(problem, r, 0.5 * rules, draws, gaussian)
+    value = gaussian.log_density()[:, None] - integral[0]
     for i in range(len(problem.models)):
         far = problem.far(i, high)
-        beyond = _tail(problem.square_from(problem.x, 1 / problem.alpha, far.m), far.v + low**2, top, problem.D)
-        value[:, :, i] += 0.5 * (_tail(square, v, top, problem.D) - beyond)
+        beyond = _Reference(problem, far.m, far.v + low**2).tail(top)
+        value[:, :, i] += 0.5 * (gaussian.tail(top) - beyond)
     error = np.abs((integral[0] - integral[1]).mean(axis=0))
     return value - problem.D * math.log(problem.alpha), error
 
@@ -604,11 +679,6 @@ def _every_second(points: Float64) -> Float64:
     integrals[0] = 2.0
     weights[::2] = np.linalg.solve(np.polynomial.legendre.legvander(points[::2], n - 1).T, integrals)
     return weights
-
-
-def _tail(square: Any, v: float, u: float, D: int) -> Any:
-    """∫ E‖e − ê_N‖² da from r² = u to ∞ for N(m, v I), at a distance whose square is given."""
-    return D * (math.log1p(v / u) - v / (u + v)) + square / (v + u)
 
 
 def _elbo(problem: _Problem, draws: int, steps: int | None) -> tuple[Float64, Float64]:
@@ -629,7 +699,7 @@ def _elbo(problem: _Problem, draws: int, steps: int | None) -> tuple[Float64, Fl
     integral = _integrals(problem, np.sqrt(r2), 0.5 * np.stack([chain, trapezoid]), draws, None)
     value = -integral[0] - 0.5 * D * math.log(2 * math.pi * r2[0])
     for i in range(len(problem.models)):
-        m, v, _ = problem.far(i, high)
+        m, v, *_ = problem.far(i, high)
         ratio = r2[-1] / (v + high**2)
         square = problem.square_from(problem.x, 1 / problem.alpha, m)
         value[:, :, i] -= 0.5 * (D * (ratio - 1 - math.log(ratio)) + square / (v + high**2))
@@ -637,9 +707,7 @@ def _elbo(problem: _Problem, draws: int, steps: int | None) -> tuple[Float64, Fl
     return value - D * math.log(problem.alpha), error
 
 
-def _integrals(
-    problem: _Problem, r: Float64, weights: Float64, draws: int, reference: tuple[Any, float] | None
-) -> Float64:
+def _integrals(problem: _Problem, r: Float64, weights: Float64, draws: int, reference: _Reference | None) -> Float64:
     """Σ_i weights_wi (‖e − ê(y + r_i e)‖² − ‖e − ê_N(y + r_i e)‖²): ``(W, S, B, k)`` for S independent e.
 
     One pass of inner products for each node and draw; e is never stored. In one dimension e is integrated over.
@@ -647,7 +715,6 @@ def _integrals(
     B, k = problem.B, len(problem.models)
     rho = np.sqrt(r * r + problem.rho[0] ** 2)
     times = problem.time(rho)
-    away = None if reference is None else problem.away(problem.x, 1 / problem.alpha, reference[0])
     hermite = problem.D == 1
     share = np.full(draws // 2, 2 / draws)
     if hermite:
@@ -656,24 +723,29 @@ def _integrals(
     total = np.zeros((len(weights), len(share), B, k))
     for chosen in _groups(len(share), B * problem.D):
         g = len(chosen)
-        x, d = tile(problem.x, g), None if away is None else tile(away, g)
+        x, d = tile(problem.x, g), None if reference is None else tile(reference.d, g)
+        turned = None if reference is None or reference.axes is None else np.tile(reference.turned(reference.d), (g, 1))
         plan = Plan(problem.models, problem.schedule, times, g * B, asked=len(times))
         if hermite:
             e: Any = _namespace.like(np.repeat(points[chosen], B).reshape(x.shape), x, _namespace.dtype_name(x))
         for i, r_i in enumerate(r.tolist()):
             if not hermite:
                 e = problem.noise(i, chosen)
+            along = None if turned is None or reference is None else reference.turned(e if hermite else e.like(x))
             for sign in (1.0,) if hermite else (1.0, -1.0):
                 alpha, rho_i = plan.alpha[i], plan.rho[i]
                 there = Sum([x, e], [alpha / problem.alpha, sign * alpha * r_i]).evaluate(x)
                 off = Sum([there, e], [-r_i / (rho_i**2 * alpha), sign])
                 errors = [r_i / rho_i**2 * x0 + off for x0 in plan.estimates(there, i, problem.given(there))]
-                more = [e] if d is None else [e, d]
+                more = [e] if d is None or along is not None else [e, d]
                 squares, G = _squares(errors, more, there)
-                if d is not None and reference is not None:
-                    v, r2 = reference[1], r_i * r_i
-                    theirs = v * v * G[:, 0, 0] - 2 * sign * v * r_i * G[:, 0, 1] + r2 * G[:, 1, 1]
-                    squares = squares - theirs[:, None] / (v + r2) ** 2
+                if reference is not None:
+                    # (e, r) and (−e, −r) have the same loss
+                    if along is None or turned is None:
+                        theirs = reference.losses_by_gram(G, sign * r_i)
+                    else:
+                        theirs = reference.losses(along, turned, sign * r_i)
+                    squares = squares - theirs[:, None]
                 part = squares.reshape(g, B, k) * (1.0 if hermite else 0.5)
                 total[:, chosen] += weights[:, i, None, None, None] * part
     return np.repeat(np.einsum("wsbk,s->wbk", total, share)[:, None], 2, axis=1) if hermite else total
@@ -775,13 +847,13 @@ def _host(array: Any) -> Any:
     return _namespace.host(array) if _namespace.is_array(array) else np.asarray(array)
 
 
-def _eigenvalues(turned: Any) -> Float64:
-    """Those of S, of its columns, where S is that of a Gaussian's x̂₀ at large ρ."""
+def _eigen(turned: Any) -> tuple[Float64, Float64]:
+    """The eigenvalues of S, given by its columns, and its axes; S is that of a Gaussian's x̂₀ at large ρ."""
     S = np.asarray(_host(turned), np.float64).reshape(len(turned), -1)
     if not np.isfinite(S).all():
-        return np.zeros(len(S))
-    found: Float64 = np.clip(np.linalg.eigvalsh((S + S.T) / 2), 0.0, 0.5)
-    return found
+        return np.zeros(len(S)), np.eye(len(S))
+    values, axes = np.linalg.eigh((S + S.T) / 2)
+    return np.clip(values, 0.0, 0.5), axes
 
 
 def _broadcast(m: Any, x: Any) -> Any:
