@@ -476,3 +476,17 @@ def test_a_torch_network_trains_as_before():
 def test_errors_speak(call, error, message):
     with pytest.raises(error, match=message):
         call(PLANE.model(VP()), np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_flow_and_formula_agree_on_networks(i):
+    """Not of one density at every level, but nearly: they were trained, on samples of a population that is known."""
+    from scorefusion import demo
+
+    model, population = demo.auxiliaries()[i], demo.AUXILIARIES[i]
+    x = population.sample(200, seed=1)
+    standard = demo.Standard.of(x).x
+    flow, formula = (sf.log_density(model, standard, method=method).value for method in ("ode", "formula"))
+    assert np.sqrt(np.mean((flow - formula) ** 2)) < 0.05
+    assert abs((flow - formula).mean()) < 0.01
+    assert abs(flow - population.log_density(x) - math.log(x.std())).mean() < 0.5  # the error of the network itself
