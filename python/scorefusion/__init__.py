@@ -26,6 +26,7 @@ from .ops import set_num_threads as set_num_threads
 
 if _TYPE_CHECKING:
     from . import analytic as analytic
+    from . import distributed as distributed
     from . import plot as plot
     from . import schedule as schedule
     from . import solver as solver
@@ -59,6 +60,7 @@ if _TYPE_CHECKING:
 # Loaded when first asked for, so that importing the engine stays quick: name -> the module that has it.
 _LATER = {
     "analytic": "analytic",
+    "distributed": "distributed",
     "plot": "plot",
     "schedule": "schedule",
     "solver": "solver",

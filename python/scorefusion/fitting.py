@@ -716,7 +716,7 @@ def fit(
         array([0.74, 0.26])
     """
     begin = time.perf_counter()
-    schedule = schedule or (_common_schedule(models) if isinstance(models, (list, tuple)) else None)
+    schedule = schedule or (_common_schedule(models) if isinstance(models, Sequence) else None)
     if not isinstance(models, Model) and not callable(models) and len(models) > 0 and schedule is None:
         raise ValueError("none of the models has a schedule: fit(..., schedule=) is needed, such as sf.schedule.VP()")
     models = as_models(models, schedule)

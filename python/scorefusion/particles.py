@@ -36,6 +36,7 @@ from . import solver as solvers
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
+from ._slices import engine
 from ._sum import _MOST, Sum, gram, inner, rows_of
 from .model import _one_of
 from .schedule import Schedule
@@ -288,7 +289,7 @@ def _advance(run: Run, sums: list[Sum], alpha: float) -> tuple[Any, Any]:
     c = alpha * V[..., 0, :]
     if len(u) > _MOST:
         return run.evaluate(sums[0], alpha), inner(V, _namespace.if_on_host(gram(u)))
-    x, G = ops.combine_gram(u, c, out=run._room())
+    x, G = engine(u).combine_gram(u, c, out=run._room())
     return x, inner(V, _namespace.if_on_host(G))
 
 

@@ -29,6 +29,7 @@ from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
+from ._slices import engine
 from ._sum import _MOST, Sum, gram, inner, rows_of
 from .model import Fusion, _Level, _one_of
 from .schedule import Schedule
@@ -383,13 +384,13 @@ def _combined(u: list[Any], c: Any, run: Run) -> Any:
         rest = c[..., _MOST:]
         one = _namespace.namespace(c).ones_like(c[..., :1])
         return _combined([first, *u[_MOST:]], _namespace.namespace(c).concatenate([one, rest], -1), run)
-    return ops.combine(u, c, out=run._room())
+    return engine(u).combine(u, c, out=run._room())
 
 
 def _combined_gram(u: list[Any], c: Any, run: Run) -> tuple[Any, Any]:
     if len(u) > _MOST:
         return _combined(u, c, run), _namespace.if_on_host(gram(u))
-    y, G = ops.combine_gram(u, c, out=run._room())
+    y, G = engine(u).combine_gram(u, c, out=run._room())
     return y, _namespace.if_on_host(G)
 
 
