@@ -61,3 +61,154 @@ def test_each_draws_its_slice_of_what_one_process_draws(tmp_path, world):
             (r + 1) * len(whole) // world - r * len(whole) // world for r in range(world)
         ]
         assert np.array_equal(np.concatenate([part[name] for part in parts]), np.asarray(whole)), name
+
+
+# ----------------------------------------------------------------------------------------------------- sharded models
+
+SHARDED = """
+from scorefusion.distributed import Sharded
+VP, VE = sf.schedule.VP(), sf.schedule.VE()
+cloud = [GaussianMixture([1], [[m, 1.0, -m, 0.0, 0.5]], [v]) for m, v in ((-1.0, 1.0), (2.0, 0.5), (0.0, 2.0))]
+every = [cloud[0].model(VP, "epsilon"), cloud[1].model(VP, "v"), cloud[2].model(VE, "x0").under(VP)]
+every.append(sf.guided(cloud[0].model(VP), cloud[1].model(VP), 1.5))
+weights = [0.4, 0.3, 0.2, 0.1]
+"""
+
+
+def sharded_models():
+    names = {"sf": sf, "GaussianMixture": GaussianMixture}
+    exec(SHARDED, names)
+    return names["every"], names["weights"], names["cloud"]
+
+
+SHARDED_RUNS = (
+    SHARDED
+    + """
+first = [0, 3, 4] if world == 2 else [0, 1, 1, 4]  # the second of three has none
+models = Sharded(every[first[rank] : first[rank + 1]])
+assert len(models) == 4 and models.owners == sorted(models.owners)
+fused = sf.Fusion(models, weights)
+found = {}
+for solver in ("dpm++2m", "ddpm", "heun"):
+    found[solver] = sf.sample(fused, (7, 5), solver=solver, steps=6, seed=3, like=np.zeros(1))
+found["single"] = sf.sample(fused, (7, 5), steps=6, seed=3)
+found["torch"] = sf.sample(fused, (7, 5), steps=6, seed=3, like=torch.zeros(1, dtype=torch.float64))
+found["narrow"] = sf.sample(sf.Fusion(models, [1.0, 0, 0, 0]), (2, 5), steps=2, like=np.zeros(1))
+found["product"] = sf.sample_product(models, weights, (40, 5), steps=20, seed=1, like=np.zeros(1)).log_weight
+both = sf.superpose(models[:3], (7, 5), mode="and", steps=20, seed=1, like=np.zeros(1))
+found["and"], found["densities"] = both.x, both.log_density
+found["by sample"] = sf.sample(sf.Fusion(models, lambda t: np.tile(weights, (7, 1))), (7, 5), steps=4, like=np.zeros(1))
+x = np.random.default_rng(0).normal(size=(7, 5))
+for kind in ("score", "epsilon", "x0", "v", "flow"):
+    found[kind] = getattr(fused, kind)(x, 0.5)
+found["one"] = models[2](x, np.linspace(0.1, 0.8, 7))
+found["empty"] = sf.sample(fused, (0, 5), steps=2)
+fit = sf.fit(models, cloud[2].sample(300, seed=2), draws=4, progress=False, schedule=VP)
+found["weights"], found["loss"] = fit.weights, fit.loss
+np.savez(f"{folder}/{rank}.npz", **{name: np.asarray(value) for name, value in found.items()})
+"""
+)
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def sharded(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    together(request.param, SHARDED_RUNS, folder)
+    return [dict(np.load(folder / f"{rank}.npz")) for rank in range(request.param)]
+
+
+def test_all_processes_of_sharded_models_have_the_same_bits(sharded):
+    for other in sharded[1:]:
+        for name, value in sharded[0].items():
+            assert np.array_equal(value, other[name]), name
+
+
+def test_sharded_models_are_those_of_one_process_up_to_rounding(sharded):
+    models, weights, cloud = sharded_models()
+    fused, like = sf.Fusion(models, weights), np.zeros(1)
+    both = sf.superpose(models[:3], (7, 5), mode="and", steps=20, seed=1, like=like)
+    fit = sf.fit(models, cloud[2].sample(300, seed=2), draws=4, progress=False, schedule=VP)
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    expected = {
+        "dpm++2m": sf.sample(fused, (7, 5), steps=6, seed=3, like=like),
+        "torch": sf.sample(fused, (7, 5), steps=6, seed=3, like=like),
+        "ddpm": sf.sample(fused, (7, 5), solver="ddpm", steps=6, seed=3, like=like),
+        "heun": sf.sample(fused, (7, 5), solver="heun", steps=6, seed=3, like=like),
+        "narrow": sf.sample(sf.Fusion(models, [1.0, 0, 0, 0]), (2, 5), steps=2, like=like),
+        "product": sf.sample_product(models, weights, (40, 5), steps=20, seed=1, like=like).log_weight,
+        "and": both.x,
+        "densities": both.log_density,
+        "by sample": sf.sample(fused, (7, 5), steps=4, like=like),
+        **{kind: getattr(fused, kind)(x, 0.5) for kind in ("score", "epsilon", "x0", "v", "flow")},
+        "one": models[2](x, np.linspace(0.1, 0.8, 7)),
+        "weights": fit.weights,
+        "loss": fit.loss,
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(sharded[0][name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+    single = sf.sample(fused, (7, 5), steps=6, seed=3)
+    np.testing.assert_allclose(sharded[0]["single"], single, rtol=1e-5, atol=1e-5)
+    assert sharded[0]["single"].dtype == np.float32
+    assert sharded[0]["empty"].shape == (0, 5)
+
+
+def test_a_process_has_its_own_models_alone_and_slices_of_the_rest(tmp_path):
+    program = """
+import gc
+from scorefusion._slices import Slices
+from scorefusion.distributed import Sharded
+VP, D = sf.schedule.VP(), 1000
+weight = np.full((D,), 1.0 + rank)
+models = Sharded([sf.Model(lambda x, t: -x * weight, "epsilon", VP)])
+seen = []
+exchange = Sharded._exchange
+def watched(self, u):
+    exchange(self, u)
+    seen.extend(v for v in u if type(v) is Slices)
+Sharded._exchange = watched
+sf.sample(sf.Fusion(models, [0.5, 0.3, 0.2]), (2, D), steps=1)
+assert len(seen) == 3
+for v in seen:
+    assert v.full is None and tuple(v.values.shape) == (2, (rank + 1) * D // 3 - rank * D // 3)
+assert [m._inner is not None for m in models] == [r == rank for r in range(3)]
+"""
+    together(3, program, tmp_path)
+
+
+def test_what_a_model_raises_is_raised_in_all_processes(tmp_path):
+    program = """
+from scorefusion.distributed import Sharded
+def broken(x, t):
+    if rank == 1:
+        raise ZeroDivisionError("a broken network")
+    return x
+models = Sharded([sf.Model(broken, "epsilon", sf.schedule.VP())])
+for attempt in range(2):  # nobody is out of step afterwards
+    try:
+        sf.sample(sf.Fusion(models, [0.5, 0.5]), (2, 3), steps=2)
+        raise SystemExit("it went on")
+    except ZeroDivisionError:
+        assert rank == 1
+    except RuntimeError as error:
+        assert rank == 0 and str(error) == "process 1 of the group failed: ZeroDivisionError: a broken network", error
+try:
+    Sharded([3] if rank == 0 else [])
+    raise SystemExit("3 was taken for a model")
+except TypeError:
+    assert rank == 0
+except RuntimeError as error:
+    assert rank == 1 and "process 0 of the group failed: TypeError: fn must be a function" in str(error), error
+for wrong, said in [
+    (lambda: Sharded([]), "one or more"),
+    (lambda: Sharded([models[0]]), "sharded already"),
+    (lambda: sf.distributed.sample(sf.Fusion(models, [0.5, 0.5]), (2, 3)), "sf.sample draws"),
+    (lambda: sf.fit(models, np.ones((4, 3)), group=dist.group.WORLD), "group must be None"),
+    (lambda: sf.fit(models, np.ones((4, 3)), checkpoint="file"), "checkpoint"),
+]:
+    try:
+        wrong()
+        raise SystemExit(f"no {said}")
+    except ValueError as error:
+        assert said in str(error), error
+"""
+    together(2, program, tmp_path)

@@ -108,17 +108,25 @@ class _Description(NamedTuple):
 
     predicts: str
     schedule: Schedule | None
+    native: Schedule | None  # that of the times at which it is asked
     outside: str
     logsnr_range: tuple[float, float]
     starts_at_pure_noise: bool
+
+
+def _described(model: Model) -> _Description:
+    native = model.schedule if isinstance(model, Fusion) else model._native
+    return _Description(
+        model.predicts, model.schedule, native, model.outside, model.logsnr_range, model.starts_at_pure_noise
+    )
 
 
 class _Shard(Model):
     """A model wherever it is: here `inner` is one, or None."""
 
     def __init__(self, home: Sharded, owner: int, description: _Description, inner: Model | None) -> None:
-        self.predicts, self.schedule, self.outside, self._range, self._starts = description
-        self._native, self._name = self.schedule, "the model"
+        self.predicts, self.schedule, self._native, self.outside, self._range, self._starts = description
+        self._name = "the model"
         self._home, self._owner, self._inner = home, owner, inner
         self.fn, self.time, self.divergence = self._ask, None, None
         self.framework = None if inner is None else inner.framework
@@ -179,13 +187,17 @@ class Sharded(Sequence[Model]):
     """
 
     def __init__(self, models: Sequence[Any], group: Any = None) -> None:
-        own = [model if isinstance(model, Model) else Model(model) for model in models]
-        if any(map(is_sharded, own)):
-            raise ValueError("models must be this process's own, got a model that is sharded already")
         self.group = group
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
-        described = [_Description(m.predicts, m.schedule, m.outside, m.logsnr_range, m.starts_at_pure_noise) for m in own]
-        everyone = gathered(lambda: described, group, "describing models")
+        own: list[Model] = []
+
+        def described() -> list[_Description]:
+            own.extend(model if isinstance(model, Model) else Model(model) for model in models)
+            if any(map(is_sharded, own)):
+                raise ValueError("models must be this process's own, got one that is sharded already")
+            return [_described(model) for model in own]
+
+        everyone = gathered(described, group, "describing models")
         self.owners = [rank for rank, theirs in enumerate(everyone) for _ in theirs]
         if not self.owners:
             raise ValueError("models must be one or more, in all processes together")

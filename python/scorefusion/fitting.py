@@ -28,6 +28,7 @@ from . import _core, _files, _namespace, ops
 from ._arrays import _is_torch
 from ._core import Noise
 from ._progress import Progress
+from ._slices import is_sharded
 from .model import Model, _common_schedule, _is, _Level, as_models
 from .schedule import EDM, Schedule
 from .statistics import Nodes, NotFinite, Quadratic, Statistics, minimize, quadratic
@@ -721,6 +722,11 @@ def fit(
         raise ValueError("none of the models has a schedule: fit(..., schedule=) is needed, such as sf.schedule.VP()")
     models = as_models(models, schedule)
     assert schedule is not None
+    if any(map(is_sharded, models)):
+        if group is not None:
+            raise ValueError("group must be None for models that are sharded: all their processes have the same data")
+        if checkpoint is not None:
+            raise ValueError("checkpoint must be None for models that are sharded over processes")
     times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
     for name, value, known in [("times", times, ("uniform", "logsnr")), ("targets", targets, ("noise", "posterior"))]:
         if value not in known:
