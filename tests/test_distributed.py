@@ -1,4 +1,4 @@
-"""Several processes: what they draw, learn and step together is what one process would; and what is said of the dead."""
+"""Several processes: together they draw, learn and step what one would; and what is said of those that die."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ found["few"] = sf.distributed.sample(model, (1, 2), steps=3)
 found["later"] = sf.distributed.sample(model, (23, 2), steps=3, first_sample=100)
 found["ids"] = sf.distributed.sample(model, (23, 2), steps=3, first_sample=ids)
 found["start"] = sf.distributed.sample(model, (23, 2), steps=3, start=(np.ones((23, 2), np.float32), 0.5))
-like = torch.zeros(1, dtype=torch.bfloat16)
-found["like"] = sf.distributed.sample(sf.Model(lambda x, t: x * 0.3, "epsilon", VP), (23, 2), steps=3, like=like).float()
+network, like = sf.Model(lambda x, t: x * 0.3, "epsilon", VP), torch.zeros(1, dtype=torch.bfloat16)
+found["like"] = sf.distributed.sample(network, (23, 2), steps=3, like=like).float()
 np.savez(f"{folder}/{rank}.npz", **{name: np.asarray(x) for name, x in found.items()})
 for wrong in ({"first_sample": ids[:3]}, {"start": (np.ones((3, 2)), 0.5)}):
     try:
@@ -212,3 +212,176 @@ for wrong, said in [
         assert said in str(error), error
 """
     together(2, program, tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------------- fits
+
+FIT = """
+import scorefusion.fitting
+VP = sf.schedule.VP()
+exact = [GaussianMixture([1], [[m, 0.0]], [1.0]).model(VP) for m in (-1.0, 3.0)]
+data = GaussianMixture([1], [[0.0, 0.0]], [1.0]).sample(700, seed=1)
+path = f"{folder}/fit.ckpt"
+calls = [0]
+
+def score(x, t):
+    calls[0] -= 1
+    if calls[0] == 0:
+        interrupt()
+    return exact[0](x, t)
+
+def learn(**settings):
+    settings = {"draws": 4, "batch_size": 32, "checkpoint": path, "progress": False, "schedule": VP, **settings}
+    return sf.fit([score, exact[1]], data, **settings)
+"""
+
+
+def learned_alone():
+    models = [GaussianMixture([1], [[m, 0.0]], [1.0]).model(VP) for m in (-1.0, 3.0)]
+    data = GaussianMixture([1], [[0.0, 0.0]], [1.0]).sample(700, seed=1)
+    return sf.fit(models, data, draws=4, progress=False)
+
+
+def assert_learned(path, evaluations):
+    fit, whole = sf.Fit.load(path), learned_alone()
+    assert np.array_equal(fit.statistics.total(), whole.statistics.total())
+    assert np.array_equal(fit.statistics.per_group()[0], whole.statistics.per_group()[0])
+    assert np.array_equal(fit.weights, whole.weights)
+    assert whole.evaluations == 2800
+    assert fit.evaluations == evaluations
+
+
+@pytest.mark.parametrize("stages", [[3, 2, 1, 3], [1, 3, 2], [2, 2, 3, 1], [3, 3]], ids=str)
+def test_an_interrupted_fit_goes_on_in_another_number_of_processes(tmp_path, stages):
+    """Each is interrupted in every process, after a few calls; the last goes on to the end. Nothing is done twice."""
+    program = (
+        FIT
+        + f"stages = {stages}"
+        + """
+groups = {1: None, 2: dist.new_group([0, 1]), 3: dist.group.WORLD}
+
+def interrupt():
+    raise KeyboardInterrupt
+
+for number, processes in enumerate(stages):
+    last = number == len(stages) - 1
+    if rank < processes:
+        calls[0] = 0 if last else 3 + rank
+        try:
+            fit = learn(group=groups[processes])
+            assert last
+            fit.save(f"{folder}/fit-{rank}")
+        except KeyboardInterrupt:
+            assert not last
+    dist.barrier()
+calls[0] = 1  # what is finished is not begun again
+if rank < stages[-1]:
+    assert learn(group=groups[stages[-1]]).weights.tolist() == fit.weights.tolist()
+calls[0] = 1
+if rank == 0:
+    assert learn().weights.tolist() == fit.weights.tolist()
+"""
+    )
+    together(3, program, tmp_path)
+    for rank in range(stages[-1]):
+        assert_learned(tmp_path / f"fit-{rank}", 2800)
+    assert [file.name for file in tmp_path.glob("fit.ckpt*")] == ["fit.ckpt"]
+
+
+def test_a_checkpoint_of_another_fit_is_refused_in_all_processes(tmp_path):
+    program = (
+        FIT
+        + """
+def interrupt():
+    raise KeyboardInterrupt
+
+calls[0] = 5
+try:
+    learn(group=dist.group.WORLD)
+except KeyboardInterrupt:
+    pass
+dist.barrier()
+before = open(f"{path}.{rank}-of-2", "rb").read()
+loader = [data[:300], data[300:]]
+for settings, said in [({"seed": 1}, "seed differ"), ({"seed": 1, "group": dist.group.WORLD}, "seed differ")]:
+    try:
+        learn(**settings)
+        raise SystemExit("it was taken")
+    except (RuntimeError, ValueError) as error:
+        assert said in str(error), error
+dist.barrier()
+assert open(f"{path}.{rank}-of-2", "rb").read() == before
+try:
+    sf.fit(exact, loader, checkpoint=path, progress=False)
+    raise SystemExit("it was taken")
+except ValueError as error:
+    assert "the number of processes" in str(error), error
+"""
+    )
+    together(2, program, tmp_path)
+
+
+# --------------------------------------------------------------------------------------------------------- the dead
+
+
+def test_a_killed_process_ends_the_others_with_an_error_and_the_fit_goes_on(tmp_path):
+    program = (
+        FIT
+        + """
+scorefusion.fitting._CHECKPOINT_SECONDS = 0.0
+calls[0] = 9 if rank == 1 else 0
+
+def interrupt():
+    import signal
+    os.kill(os.getpid(), signal.SIGKILL)
+
+begin = time.monotonic()
+try:
+    learn(group=dist.group.WORLD)
+    print("finished")
+except RuntimeError as error:
+    print(f"{time.monotonic() - begin:.1f} s: {error}")
+os._exit(3)
+"""
+    )
+    done = together(3, "import time\n" + program, tmp_path, time_out=20, succeed=False)
+    assert done.codes == [3, -9, 3], "\n".join(done.output)
+    for rank in (0, 2):
+        seconds, _, said = done.output[rank].partition(" s: ")
+        assert float(seconds) < 20
+        assert said.startswith(f"process {rank} of 3 waited for the others, having fitted its share of the data, and")
+    program = FIT + "learn(group=dist.group.WORLD).save(f'{folder}/fit-{rank}')"
+    together(2, program, tmp_path)
+    assert_learned(tmp_path / "fit-0", 2800)  # what the killed one had written was not done again
+
+
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])
+def test_a_process_that_does_not_answer_ends_the_others_within_the_time_out(tmp_path, signal):
+    """Killed, its connections close; stopped, it merely says nothing."""
+    program = (
+        f"import signal, time\nsent = signal.{signal}"
+        + """
+from scorefusion.distributed import Sharded
+calls = [0]
+def dying(x, t):
+    calls[0] += 1
+    if rank == 1 and calls[0] == 3:
+        open(f"{folder}/pid", "w").write(str(os.getpid()))
+        os.kill(os.getpid(), sent)
+    return x
+models = Sharded([sf.Model(dying, "epsilon", sf.schedule.VP())])
+begin = time.monotonic()
+try:
+    sf.sample(sf.Fusion(models, [0.5, 0.5]), (2, 3), steps=5)
+except RuntimeError as error:
+    print(f"{time.monotonic() - begin:.1f} s: {error}")
+if sent == signal.SIGSTOP:
+    os.kill(int(open(f"{folder}/pid").read()), signal.SIGKILL)
+os._exit(3)
+"""
+    )
+    done = together(2, program, tmp_path, time_out=4, succeed=False)
+    assert done.codes == [3, -9], "\n".join(done.output)
+    seconds, _, said = done.output[0].partition(" s: ")
+    assert float(seconds) < 4 + 2
+    assert said.startswith("process 0 of 2 waited for the others, exchanging scores, and one of them died")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core, ops
+from . import _core
 from ._host import on_host
 from ._slices import engine
 from .simplex import SimplexSolution, minimize_on_simplex
