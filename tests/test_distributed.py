@@ -1,5 +1,10 @@
 """Several processes: together they draw, learn and step what one would; and what is said of those that die."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from processes import together
@@ -380,8 +385,45 @@ if sent == signal.SIGSTOP:
 os._exit(3)
 """
     )
-    done = together(2, program, tmp_path, time_out=4, succeed=False)
+    done = together(2, program, tmp_path, time_out=2, succeed=False)
     assert done.codes == [3, -9], "\n".join(done.output)
     seconds, _, said = done.output[0].partition(" s: ")
-    assert float(seconds) < 4 + 2
+    assert float(seconds) < 2 + 2
     assert said.startswith("process 0 of 2 waited for the others, exchanging scores, and one of them died")
+
+
+# ---------------------------------------------------------------------------------------------------- the examples
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "distributed"
+
+
+def run_example(name, folder, processes):
+    command = [sys.executable]
+    if processes:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*command, str(EXAMPLES / name), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return sf.Fit.load(folder / "fit")
+
+
+def test_an_example_fits_and_samples_alike_with_torchrun_and_alone(tmp_path):
+    several = run_example("fit_and_sample.py", tmp_path / "several", 2)
+    alone = run_example("fit_and_sample.py", tmp_path / "alone", None)
+    assert np.array_equal(several.weights, alone.weights)
+    parts = [np.load(tmp_path / "several" / f"samples-{rank}.npy") for rank in range(2)]
+    assert np.array_equal(np.concatenate(parts), np.load(tmp_path / "alone" / "samples-0.npy"))
+
+
+def test_an_example_shards_its_models(tmp_path):
+    fit = run_example("sharded.py", tmp_path / "out", 2)
+    cloud = [GaussianMixture([1.0], [[-2.0 + 2 * i, float(i % 2)]], [1.0]).model(VP) for i in range(2)]
+    alone = sf.fit(cloud, GaussianMixture([1.0], [[0.5, 0.5]], [0.8]).sample(500, seed=0), progress=False)
+    np.testing.assert_allclose(fit.weights, alone.weights, atol=1e-9)
+    x = sf.sample(sf.Fusion(cloud, alone), (100, 2), seed=1)
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "samples.npy"), x, rtol=1e-5, atol=1e-5)

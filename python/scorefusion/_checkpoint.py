@@ -114,14 +114,14 @@ class Checkpoint:
         # The first has the sums of all: once they are on the disk the others may replace their files.
         self._together(lambda: self.save(state) if self._rank == 0 else None)
         self._together(lambda: self.save(state) if self._rank > 0 else None)
-        self._together(lambda: [os.unlink(self._path + suffix) for suffix in mine if suffix not in ours])
+        self._together(lambda: self._remove([suffix for suffix in mine if suffix not in ours]))
         return state
 
     def save(self, state: State) -> None:
         """Writes this process's file."""
         position = state.position
         arrays: dict[str, Any] = arrays_of(self._empty()._with(nodes_of(position.parts, self._empty)), "total_")
-        begun = []
+        begun: list[list[int]] = []
         for block in position.open:
             if block.statistics.rows:
                 arrays |= arrays_of(block.statistics, f"open{len(begun)}_")
@@ -144,6 +144,10 @@ class Checkpoint:
             f"the checkpoint {path} is of another fit: {what} differ. It was left as it is; "
             f"remove it, or give another path"
         )
+
+    def _remove(self, suffixes: list[str]) -> None:
+        for suffix in suffixes:
+            os.unlink(self._path + suffix)
 
     def _suffix(self, rank: int) -> str:
         return f".{rank}-of-{self._world}" if self._world > 1 else ""
@@ -174,7 +178,9 @@ class Checkpoint:
         """This process's part of all that was done, and of what is left."""
         assert self._data is not None
         first, n = self._data
-        known, kept, begun = np.zeros(n, bool), [], []
+        known = np.zeros(n, bool)
+        kept: list[Nodes] = []
+        begun: list[Block] = []
         for state in states:
             for nodes in nodes_of(state.position.parts, self._empty):
                 before = np.concatenate([[0], np.cumsum(known)])
@@ -188,11 +194,12 @@ class Checkpoint:
                 if not known[place].any():
                     begun.append(block)
                     known[place] = True
-        left = np.flatnonzero(~known)
-        low, high = share(len(left), self._rank, self._world)
+        missing = np.flatnonzero(~known)
+        begin, end = share(len(missing), self._rank, self._world)
         mine = np.zeros(n, bool)
-        mine[left[low:high]] = True
-        cost, complete = Cost(), ()
+        mine[missing[begin:end]] = True
+        cost = Cost()
+        complete: tuple[Statistics, ...] = ()
         if self._rank == 0:
             for state in states:
                 cost = cost.plus(state.cost)

@@ -128,7 +128,7 @@ class _Shard(Model):
         self.predicts, self.schedule, self._native, self.outside, self._range, self._starts = description
         self._name = "the model"
         self._home, self._owner, self._inner = home, owner, inner
-        self.fn, self.time, self.divergence = self._ask, None, None
+        self.fn, self.time, self.divergence = self._asked, None, None
         self.framework = None if inner is None else inner.framework
 
     @property
@@ -147,6 +147,9 @@ class _Shard(Model):
         assert isinstance(named, _Shard)
         named._inner = None if self._inner is None else self._inner._named(name)
         return named
+
+    def _asked(self, x: Any, t: Any) -> Any:
+        return self._ask(x, x, t)
 
     def _ask(self, x: Any, theirs: Any, times: Any) -> Any:
         full, failure = None, None
@@ -291,7 +294,7 @@ class Sharded(Sequence[Model]):
         failure = next((v.failure for v in mine if v.failure is not None), None)
         # To each process its slice of each of this one's scores, and whether one of them failed.
         given = [len(mine) * B * (high - low) + 1 for low, high in bounds]
-        send = torch.full((sum(given),), float(failure is not None), dtype=like.dtype, device=like.device)
+        send: Any = torch.full((sum(given),), float(failure is not None), dtype=like.dtype, device=like.device)
         if failure is None:
             full = [_tensor(v.full).reshape(B, D) for v in mine]
             for part, (low, high) in zip(send.split(given), bounds, strict=True):
@@ -300,7 +303,7 @@ class Sharded(Sequence[Model]):
         width = bounds[self.rank][1] - bounds[self.rank][0]
         counts = [sum(v.owner == rank for v in new) for rank in range(self.world)]
         taken = [count * B * width + 1 for count in counts]
-        received = send.new_empty(sum(taken))
+        received: Any = send.new_empty(sum(taken))
         with _answering(self.group, "exchanging scores"):
             dist.all_to_all_single(received, send, taken, given, group=self.group)
         parts = received.split(taken)

@@ -681,7 +681,8 @@ def fit(
         group: a ``torch.distributed`` process group, in which all get the same fit. An array is what all processes
             have: each works on its share, and the fit is that of one process, to the last bit. A loader is each one's
             own: its data are other data than those of the rest (mind samplers that repeat some to even out the
-            shares), numbered from ``first_datum`` + rank·2³² on. (Checkpoints are one file for each process.)
+            shares), numbered from ``first_datum`` + rank·2³² on. Checkpoints are one file for each process, in a
+            folder that all see; where data are an array, a fit goes on from them with any number of processes.
 
     Returns:
         A `Fit`.
