@@ -25,6 +25,7 @@ from .ops import Residual
 
 __all__ = ["combine", "gram", "residual"]
 
+_Shape: Any = jax.ShapeDtypeStruct  # untyped in JAX
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -45,7 +46,8 @@ def combine(u: Sequence[Any], c: Any) -> jax.Array:
     """
     if not _is_traced(u, c):
         return jnp.asarray(ops.combine(u, c))
-    return _applied("combine", u, c)[0]
+    y: jax.Array = _applied("combine", u, c)[0]
+    return y
 
 
 def gram(u: Sequence[Any]) -> jax.Array:
@@ -56,7 +58,8 @@ def gram(u: Sequence[Any]) -> jax.Array:
     """
     if not _is_traced(u, None):
         return jnp.asarray(ops.gram(u))
-    return _applied("gram", u, None)[0]
+    G: jax.Array = _applied("gram", u, None)[0]
+    return G
 
 
 def residual(u: Sequence[Any], c: Any) -> Residual:
@@ -129,7 +132,7 @@ def _applied(operation: str, u: Sequence[Any], c: Any) -> tuple[Any, ...]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _differentiable(known: _Known, arrays: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
-    return _call(known)(arrays, c)  # type: ignore[no-any-return]
+    return _call(known)(arrays, c)
 
 
 @_differentiable.defjvp
@@ -138,7 +141,9 @@ def _jvp(known: _Known, primals: Any, tangents: Any) -> Any:
     found = _differentiable(known, *primals)
     (arrays, c), (darrays, dc) = primals, tangents
     like = arrays[0]
-    u, du, place = [], [], 0
+    u: list[Any] = []
+    du: list[Any] = []  # None where the operand is noise
+    place = 0
     for noise in known.noises:
         if noise is not None:
             u.append(_stored(noise, like.shape))
@@ -253,11 +258,11 @@ def _run(known: _Known, arrays: tuple[Any, ...], c: Any) -> tuple[Any, ...]:
     if known.operation == "combine":
         kinds = {str(v.dtype) for v in arrays}
         wide = kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
-        shapes = [jax.ShapeDtypeStruct(arrays[0].shape, jnp.dtype(wide))]
+        shapes = [_Shape(arrays[0].shape, jnp.dtype(wide))]
     elif known.operation == "gram":
-        shapes = [jax.ShapeDtypeStruct((B, m, m), _accurate())]
+        shapes = [_Shape((B, m, m), _accurate())]
     else:
-        shapes = [jax.ShapeDtypeStruct((B,), _accurate()), jax.ShapeDtypeStruct((B, m), _accurate())]
+        shapes = [_Shape((B,), _accurate()), _Shape((B, m), _accurate())]
     given = (*arrays, *(() if c is None else (c,)))
     callback = functools.partial(_callback, known, shapes)
     if not _foreign():
@@ -290,9 +295,10 @@ def _foreign() -> bool:
     """Are the operations known to XLA as foreign functions?"""
     targets = _core.jax_targets()
     try:
+        jax.local_devices(backend="cpu")  # before it is there JAX would take any target, and fail with it later
         for name, target in targets.items():
             jax.ffi.register_ffi_target(f"scorefusion_{name}", target, platform="cpu")
-    except Exception:  # a jaxlib that this build's headers are too old or too new for
+    except Exception:  # a jaxlib that knows another version of the interface than this build's headers
         return False
     return bool(targets)
 
