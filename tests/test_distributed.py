@@ -89,7 +89,9 @@ def sharded_models():
 SHARDED_RUNS = (
     SHARDED
     + """
+import jax
 first = [0, 3, 4] if world == 2 else [0, 1, 1, 4]  # the second of three has none
+plain = Sharded([sf.Model(lambda x, t: x * 0.3, "epsilon", VP)] if rank < 2 else [])
 models = Sharded(every[first[rank] : first[rank + 1]])
 assert len(models) == 4 and models.owners == sorted(models.owners)
 fused = sf.Fusion(models, weights)
@@ -104,6 +106,10 @@ both = sf.superpose(models[:3], (7, 5), mode="and", steps=20, seed=1, like=np.ze
 found["and"], found["densities"] = both.x, both.log_density
 found["by sample"] = sf.sample(sf.Fusion(models, lambda t: np.tile(weights, (7, 1))), (7, 5), steps=4, like=np.zeros(1))
 x = np.random.default_rng(0).normal(size=(7, 5))
+found["formula"] = sf.log_density(fused, x, method="formula", draws=2, nodes=8).value
+for like in (jax.numpy.zeros(1), np.zeros(1, np.float16), torch.zeros(1, dtype=torch.bfloat16)):
+    y = sf.sample(sf.Fusion(plain, [0.5, 0.5]), (2, 5), steps=3, like=like)
+    assert type(y) is type(like) and y.dtype == like.dtype, (type(y), y.dtype)
 for kind in ("score", "epsilon", "x0", "v", "flow"):
     found[kind] = getattr(fused, kind)(x, 0.5)
 found["one"] = models[2](x, np.linspace(0.1, 0.8, 7))
@@ -145,6 +151,7 @@ def test_sharded_models_are_those_of_one_process_up_to_rounding(sharded):
         "densities": both.log_density,
         "by sample": sf.sample(fused, (7, 5), steps=4, like=like),
         **{kind: getattr(fused, kind)(x, 0.5) for kind in ("score", "epsilon", "x0", "v", "flow")},
+        "formula": sf.log_density(fused, x, method="formula", draws=2, nodes=8).value,
         "one": models[2](x, np.linspace(0.1, 0.8, 7)),
         "weights": fit.weights,
         "loss": fit.loss,
@@ -203,12 +210,14 @@ except TypeError:
     assert rank == 0
 except RuntimeError as error:
     assert rank == 1 and "process 0 of the group failed: TypeError: fn must be a function" in str(error), error
+sound = Sharded([sf.Model(lambda x, t: x, "epsilon", sf.schedule.VP())])
 for wrong, said in [
     (lambda: Sharded([]), "one or more"),
     (lambda: Sharded([models[0]]), "sharded already"),
     (lambda: sf.distributed.sample(sf.Fusion(models, [0.5, 0.5]), (2, 3)), "sf.sample draws"),
     (lambda: sf.fit(models, np.ones((4, 3)), group=dist.group.WORLD), "group must be None"),
     (lambda: sf.fit(models, np.ones((4, 3)), checkpoint="file"), "checkpoint"),
+    (lambda: sf.log_density(sf.Fusion(sound, [0.5, 0.5]), np.ones((4, 3))), "no derivatives"),
 ]:
     try:
         wrong()

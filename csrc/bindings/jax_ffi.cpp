@@ -175,12 +175,8 @@ ffi::Error residual_on_host(ffi::RemainingArgs args, ffi::RemainingRets rets, In
 }
 
 constexpr auto bound = [] {
-  return ffi::Ffi::Bind()
-      .RemainingArgs()
-      .RemainingRets()
-      .Attr<Integers>("noise")
-      .Attr<Integers>("ids")
-      .Attr<Doubles>("constants");
+  return ffi::Ffi::Bind().RemainingArgs().RemainingRets().Attr<Integers>("noise").Attr<Integers>("ids").Attr<Doubles>(
+      "constants");
 };
 
 XLA_FFI_DEFINE_HANDLER(combine_handler, combine_on_host, bound());

@@ -179,8 +179,7 @@ class Sharded(Sequence[Model]):
     process keeps its own models, k/w of a score's size for the scores of all, and does 1/w of the arithmetic. Results
     are the same bits in all processes, and those of one process up to rounding.
 
-    What is asked for exact derivatives of the models (``log_density(method="ode")``, noise="ode") needs them in one
-    process.
+    What needs derivatives of the models, as ``log_density`` does by its default method "ode", raises ValueError.
 
     Args:
         models: this process's own, `Model` objects or functions; perhaps none. They count in the order of ranks.
@@ -241,14 +240,14 @@ class Sharded(Sequence[Model]):
         y = _brought(self._whole(y, math.prod(x.shape[1:])).reshape(tuple(x.shape)), x)
         if alone:
             return y
-        if out is None and len(names) == 1:  # the dtype of all, which y may exceed
-            out = _namespace.empty(tuple(x.shape), x, _namespace.dtype_name(x))
         if _namespace.is_array(c):
             xp = _namespace.namespace(c)
             with_y = xp.concatenate([xp.ones_like(c[..., :1]), c[..., rest]], -1)
         else:
             with_y = [1.0, *(c[j] for j in rest)]
-        return ops.combine([y, *(u[j] for j in rest)], with_y, out=out)
+        found = ops.combine([y, *(u[j] for j in rest)], with_y, out=out)
+        narrow = out is None and len(names) == 1 and names != {wide}  # the dtype of all, which y exceeds
+        return _namespace.cast_to(found, names.pop()) if narrow else found
 
     def gram(self, u: Sequence[Any]) -> Any:
         """`scorefusion.gram`, some of u being scores of these models."""
