@@ -157,7 +157,9 @@ def test_sharded_models_are_those_of_one_process_up_to_rounding(sharded):
         "loss": fit.loss,
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(sharded[0][name], value, rtol=1e-6, atol=1e-6, err_msg=name)
+        # Another order of some sums in float64, over a few steps; "and" divides by differences of scores, 20 times.
+        accuracy = 1e-6 if name in ("and", "densities") else 1e-11
+        np.testing.assert_allclose(sharded[0][name], value, rtol=accuracy, atol=accuracy, err_msg=name)
     single = sf.sample(fused, (7, 5), steps=6, seed=3)
     np.testing.assert_allclose(sharded[0]["single"], single, rtol=1e-5, atol=1e-5)
     assert sharded[0]["single"].dtype == np.float32
