@@ -179,7 +179,8 @@ class Sharded(Sequence[Model]):
     process keeps its own models, k/w of a score's size for the scores of all, and does 1/w of the arithmetic. Results
     are the same bits in all processes, and those of one process up to rounding.
 
-    What needs derivatives of the models, as ``log_density`` does by its default method "ode", raises ValueError.
+    A fit of them has no checkpoints. What needs derivatives of the models, as ``log_density`` does by its default
+    method "ode", raises ValueError.
 
     Args:
         models: this process's own, `Model` objects or functions; perhaps none. They count in the order of ranks.

@@ -1,9 +1,9 @@
 """`combine`, `gram` and `residual` for JAX: inside jit, grad and vmap, with the numbers they have outside.
 
 Outside they are the ordinary functions on JAX's arrays. Inside, the same code runs on the host: as a foreign function
-of XLA (``build_info()["jax_ffi"]``), else as a callback, which takes several times as long to reach.
-They can be differentiated any number of times, forwards and backwards, in the operands and in the coefficients;
-``vmap`` makes one call of more samples. `Noise` among the operands is a constant.
+of XLA (``build_info()["jax_ffi"]``), else as a callback, which takes ten times as long to reach and more. They can be
+differentiated any number of times, forwards and backwards, in the operands and in the coefficients; ``vmap`` makes one
+call of more samples. `Noise` among the operands is a constant.
 
 Results that are float64 elsewhere (G, loss, grad) are float32, rounded once, where JAX is without x64. Derivatives are
 JAX's own arithmetic on the operands, except that of the loss in the coefficients, which is ``grad``.
