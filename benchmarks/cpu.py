@@ -279,6 +279,16 @@ def small(options: Options) -> Iterator[Line]:
     )
 
 
+def jax(options: Options) -> Iterator[Line]:
+    """What a call costs inside jit, three operands of 4 × 16: through XLA to our code, and XLA's own."""
+    calls = peers.jax_calls(operands(3, 4, 16), [0.5, 0.3, 0.2])
+    if calls is None:
+        return
+    ours, plain, eager = calls
+    contenders = [Contender(OURS, ours), Contender("JAX jit", plain), Contender("scorefusion outside jit", eager)]
+    yield Line("small call inside JAX's jit, 3 operands of 4 × 16", contenders, [Goal("speed", 1 / 1.5, "JAX jit")])
+
+
 def importing(options: Options) -> Iterator[Result]:
     """What `import scorefusion` adds to importing NumPy, in fresh processes."""
     program = "import numpy, time; t = time.perf_counter(); import scorefusion; print(time.perf_counter() - t)"
@@ -299,6 +309,7 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "particles": particles,
     "noise": noise,
     "small": small,
+    "jax": jax,
     "import": importing,
     "fit": lambda options: fitting.cost(options.quick),
     "sampling": lambda options: sampling.steps(options.quick),

@@ -51,6 +51,24 @@ def jax_combine(u: Sequence[np.ndarray], c: Sequence[float]) -> Callable[[], obj
     return lambda: combine(operands).block_until_ready()
 
 
+def jax_calls(u: Tensors, c: Sequence[float]) -> tuple[Callable[[], object], ...] | None:
+    """`sf.jax.combine` inside jit, the same by XLA alone, `sf.jax.combine` outside; None where JAX is not installed."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    import jax
+
+    import scorefusion.jax
+
+    operands, shares = [jax.numpy.asarray(u_j.numpy()) for u_j in u], jax.numpy.asarray(c)
+    ours = jax.jit(scorefusion.jax.combine)
+    plain = jax.jit(lambda u, c: sum(c_j * u_j for u_j, c_j in zip(u, c, strict=True)))
+    return (
+        lambda: ours(operands, shares).block_until_ready(),
+        lambda: plain(operands, shares).block_until_ready(),
+        lambda: scorefusion.jax.combine(operands, shares).block_until_ready(),
+    )
+
+
 def numpy_resample(log_weights: np.ndarray) -> np.ndarray:
     """Systematic, group by group."""
     u, n = np.random.default_rng(0).random((len(log_weights), 1)), log_weights.shape[1]

@@ -10,6 +10,7 @@
 #include "../cuda/runtime.h"
 #include "../ops/call.h"
 #include "../ops/python.h"
+#include "jax_ffi.h"
 #include "simplex.h"
 #include "statistics.h"
 #include "superposition.h"
@@ -100,6 +101,7 @@ PYBIND11_MODULE(_core, m) {
   define_statistics(m);
   define_superposition(m);
 
+  m.def("jax_targets", &jax_targets);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("isa", &isa_name);

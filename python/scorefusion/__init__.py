@@ -27,6 +27,8 @@ from .ops import set_num_threads as set_num_threads
 if _TYPE_CHECKING:
     from . import analytic as analytic
     from . import diagnostics as diagnostics
+    from . import distributed as distributed
+    from . import jax as jax
     from . import plot as plot
     from . import schedule as schedule
     from . import solver as solver
@@ -61,6 +63,8 @@ if _TYPE_CHECKING:
 _LATER = {
     "analytic": "analytic",
     "diagnostics": "diagnostics",
+    "distributed": "distributed",
+    "jax": "jax",
     "plot": "plot",
     "schedule": "schedule",
     "solver": "solver",

@@ -4,7 +4,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -96,6 +96,8 @@ def gram(u: typing.Any, out: typing.Any) -> typing.Any:
 def isa() -> str:
     ...
 def isas() -> list[str]:
+    ...
+def jax_targets() -> dict:
     ...
 def minimize_on_simplex(Q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, tolerance: typing.SupportsFloat | typing.SupportsIndex, rounding: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
     ...

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from . import ops
 from ._arrays import _is_torch, _namespace, _package, contiguous
 from ._arrays import empty as _empty
+from ._slices import engine
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 FRAMEWORKS = {"numpy": "numpy", "torch": "torch", "jax": "jax.numpy", "cupy": "cupy"}
@@ -183,11 +183,11 @@ def combine(u: Sequence[Any], c: Sequence[Any], out: Any = None) -> Any:
     u = [v.detach() if _is_torch(v) and v.requires_grad else v for v in u]
     arrays = [v for v in c if is_array(v)]
     if not arrays:
-        return ops.combine(u, list(c), out=out)
+        return engine(u).combine(u, list(c), out=out)
     xp = namespace(arrays[0])
     if xp is np:
-        return ops.combine(u, np.stack([np.broadcast_to(v, arrays[0].shape) for v in c], axis=1), out=out)
-    return ops.combine(u, xp.stack([v if is_array(v) else xp.full_like(arrays[0], v) for v in c], -1), out=out)
+        return engine(u).combine(u, np.stack([np.broadcast_to(v, arrays[0].shape) for v in c], axis=1), out=out)
+    return engine(u).combine(u, xp.stack([v if is_array(v) else xp.full_like(arrays[0], v) for v in c], -1), out=out)
 
 
 def _arithmetic(u: Sequence[Any], c: Sequence[Any]) -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import _namespace, ops
+from . import _namespace
 from ._core import Noise
+from ._slices import engine
 
 _MOST = 64  # operands in one pass
 
@@ -70,13 +71,13 @@ def evaluate(u: list[Any], c: list[Any], x: Any, out: Any = None) -> Any:
     for c_j in c:
         if type(c_j) is not float:
             return _namespace.combine(u, c, out)
-    return ops.combine(u, c, out=out)
+    return engine(u).combine(u, c, out=out)
 
 
 def combine(u: list[Any], c: Any, x: Any, out: Any = None) -> Any:
     """The same for c ``(m,)`` or ``(B, m)`` in one array."""
     if len(u) <= _MOST:
-        return ops.combine(u, c, out=out)
+        return engine(u).combine(u, c, out=out)
     return evaluate(u, [c[..., j] for j in range(len(u))], x, out)
 
 
@@ -86,7 +87,7 @@ def combine_gram(u: list[Any], c: Any, x: Any, out: Any = None) -> tuple[Any, An
     One read of up to 64 operands.
     """
     if len(u) <= _MOST:
-        y, G = ops.combine_gram(u, c, out=out)
+        y, G = engine(u).combine_gram(u, c, out=out)
     else:
         y, G = combine(u, c, x, out), gram(u)
     return y, _namespace.if_on_host(G)
@@ -107,12 +108,13 @@ def rows_of(sums: Sequence[Sum]) -> tuple[list[Any], Any]:
 def gram(u: list[Any]) -> Any:
     """<u_i, u_j> ``(B, m, m)`` of any number of operands."""
     if len(u) <= _MOST:
-        return ops.gram(u)
+        return engine(u).gram(u)
     half, m = _MOST // 2, len(u)
     G: Any = None
     for i in range(0, m, half):
         for j in range(i + half, m, half):
-            block = ops.gram([*u[i : i + half], *u[j : j + half]])
+            some = [*u[i : i + half], *u[j : j + half]]
+            block = engine(some).gram(some)
             if G is None:
                 G = _namespace.empty((block.shape[0], m, m), block, "float64")
             first = min(half, m - i)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _namespace, ops
+from ._slices import is_sharded
 from .model import Fusion, Linear, Model, _is, _Level, _within
 
 Float64 = NDArray[np.float64]
@@ -29,6 +30,10 @@ def noise_and_divergence(model: Model, x: Any, t: Float64, probes: Sequence[Any]
 
     Probes are arrays like x, or `Noise`; None asks for the exact divergence, and P is 1.
     """
+    if is_sharded(model):
+        raise ValueError(
+            f"{model._name} is in several processes (sf.distributed.Sharded): no derivatives are had of it"
+        )
     level = _Level(model.schedule, _within(t, model.schedule, model.outside, model._name))  # type: ignore[arg-type]
     out, a = [], []
     b: Any = 0.0

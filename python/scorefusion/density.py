@@ -39,6 +39,7 @@ from . import _namespace, ops
 from ._arrays import contiguous, knows_float64
 from ._core import Noise
 from ._run import LARGEST_RHO, Plan, without_gradients
+from ._slices import engine
 from ._sum import Sum
 from ._trace import is_cheap, noise_and_divergence, tile
 from .model import Model, _common_schedule, _described, _one_of, as_models
@@ -781,7 +782,8 @@ def _squares(sums: list[Sum], more: list[Any], x: Any) -> tuple[Float64, Float64
 
 def _gram(u: list[Any], x: Any) -> Float64:
     """The Gram of operands among which there may be no array but x."""
-    G = ops.gram(u if any(type(v) is not Noise for v in u) else [*u, x])
+    u = u if any(type(v) is not Noise for v in u) else [*u, x]
+    G = engine(u).gram(u)
     return np.asarray(_host(G), np.float64)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import html
-import json
 import math
 import os
 import statistics as normal_distribution
@@ -26,11 +25,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _files, _namespace, ops
 from ._arrays import _is_torch
+from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, left, statistics_of
 from ._core import Noise
 from ._progress import Progress
+from ._slices import is_sharded, share
 from .model import Model, _common_schedule, _is, _Level, as_models
 from .schedule import EDM, Schedule
-from .statistics import Nodes, NotFinite, Quadratic, Statistics, minimize, quadratic
+from .statistics import NotFinite, Quadratic, Statistics, minimize, quadratic
 
 __all__ = ["CrossValidation", "Fit", "TimeWeights", "fit"]
 
@@ -71,17 +72,6 @@ class _Settings:
     targets: str
     edges: tuple[float, ...]  # (bins + 1,) log-SNR, ascending
     seed: int
-
-
-class _Cost(NamedTuple):
-    model_calls: int = 0
-    evaluations: int = 0
-    seconds: float = 0.0
-
-    def plus(self, other: _Cost) -> _Cost:
-        return _Cost(
-            self.model_calls + other.model_calls, self.evaluations + other.evaluations, self.seconds + other.seconds
-        )
 
 
 class TimeWeights:
@@ -130,7 +120,7 @@ class Fit:
         self,
         statistics: Statistics,
         settings: _Settings,
-        cost: _Cost,
+        cost: Cost,
         schedule: Schedule | None = None,
         members: Sequence[int] | None = None,
         prior: _Prior | None = None,
@@ -329,7 +319,7 @@ class Fit:
             "members": self._members.tolist(),
             "strength": None if self._prior is None else self._prior.strength,
         }
-        arrays = _arrays_of(self.statistics, "")
+        arrays = arrays_of(self.statistics, "")
         if self._prior is not None:
             arrays["prior"] = self._prior.weights
         _files.write(path, "fit", meta, arrays)
@@ -340,8 +330,8 @@ class Fit:
         meta, arrays = _files.read(path, "fit")
         settings = _settings_of(meta["settings"])
         prior = None if meta["strength"] is None else _Prior(arrays["prior"], meta["strength"])
-        statistics = _statistics_of(settings, arrays, "")
-        return Fit(statistics, settings, _Cost(**meta["cost"]), None, meta["members"], prior)
+        statistics = statistics_of(lambda: Statistics(settings.k, len(settings.edges) - 1), arrays, "")
+        return Fit(statistics, settings, Cost(**meta["cost"]), None, meta["members"], prior)
 
     def plot(self, ax: Any = None) -> Any:
         """The weights with their intervals, on the Axes given or new ones; see `scorefusion.plot` for more."""
@@ -691,7 +681,8 @@ def fit(
         group: a ``torch.distributed`` process group, in which all get the same fit. An array is what all processes
             have: each works on its share, and the fit is that of one process, to the last bit. A loader is each one's
             own: its data are other data than those of the rest (mind samplers that repeat some to even out the
-            shares), numbered from ``first_datum`` + rank·2³² on. (Checkpoints are one file for each process.)
+            shares), numbered from ``first_datum`` + rank·2³² on. Checkpoints are one file for each process, in a
+            folder that all see; where data are an array, a fit goes on from them with any number of processes.
 
     Returns:
         A `Fit`.
@@ -716,11 +707,16 @@ def fit(
         array([0.74, 0.26])
     """
     begin = time.perf_counter()
-    schedule = schedule or (_common_schedule(models) if isinstance(models, (list, tuple)) else None)
+    schedule = schedule or (_common_schedule(models) if isinstance(models, Sequence) else None)
     if not isinstance(models, Model) and not callable(models) and len(models) > 0 and schedule is None:
         raise ValueError("none of the models has a schedule: fit(..., schedule=) is needed, such as sf.schedule.VP()")
     models = as_models(models, schedule)
     assert schedule is not None
+    if any(map(is_sharded, models)):
+        if group is not None:
+            raise ValueError("group must be None for models that are sharded: all their processes have the same data")
+        if checkpoint is not None:
+            raise ValueError("checkpoint must be None for models that are sharded over processes")
     times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
     for name, value, known in [("times", times, ("uniform", "logsnr")), ("targets", targets, ("noise", "posterior"))]:
         if value not in known:
@@ -745,10 +741,9 @@ def fit(
     )
     source = _source(data, first_datum, targets, group, hashed=checkpoint is not None)
     run = _Run(models, sampler, settings, source, batch_size, progress and source.rank == 0)
-    if group is None:
-        statistics, cost = run.all(checkpoint, begin)
-    else:
-        statistics, cost = _gathered(run, checkpoint, begin, group)
+    if checkpoint is not None:
+        run.resume(checkpoint, _together(group))
+    statistics, cost = run.all(begin) if group is None else _gathered(run, begin, group)
     if statistics.n < 2:
         raise ValueError(f"data must be two or more, got {statistics.n}")
     return Fit(statistics, settings, cost, schedule)
@@ -851,23 +846,17 @@ class _Sampler:
 
 
 class _Source:
-    """Blocks of data with the index of their first datum, read in order."""
+    """Blocks of data with the index of their first datum."""
 
     def __init__(self, data: Any, first: int, n: int | None, rank: int, world: int, digest: str | None) -> None:
         self.data, self.first, self.n, self.rank, self.world, self.digest = data, first, n, rank, world, digest
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """From where to where in an array of n data."""
-        assert self.n is not None
-        return self.rank * self.n // self.world, (self.rank + 1) * self.n // self.world
+    def block(self, first: int, b: int) -> Any:
+        """Of an array, b data from the one with this index on."""
+        return self.data[first - self.first : first - self.first + b]
 
     def blocks(self) -> Iterator[tuple[int, Any]]:
-        if self.n is not None:
-            begin, end = self.share
-            for i in range(begin, end, _BLOCK):
-                yield self.first + i, self.data[i : min(i + _BLOCK, end)]
-            return
+        """Of a loader, read in order."""
         i, event = self.first, None
         for batch in self.data:
             x = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
@@ -922,16 +911,6 @@ def _hash(x: Any, before: str = "") -> str:
     return sha.hexdigest()
 
 
-class _Position(NamedTuple):
-    """How far a pass is. One object, so that Ctrl-C finds all of it old or all of it new."""
-
-    parts: tuple[Statistics, ...]  # of the blocks that are complete
-    block: Statistics  # of the one that is not
-    blocks: int  # complete ones
-    digest: str  # of the complete blocks, where data come from a loader
-    reading: str  # ... and of the one that is not
-
-
 class _Run:
     """The pass over one process's share of the data."""
 
@@ -940,19 +919,34 @@ class _Run:
     ) -> None:
         self.models, self.sampler, self.settings, self.source = models, sampler, settings, source
         self.batch_size, self.shown = batch_size, shown
-        self.position = _Position((), self._empty(), 0, "", "")
-        self.cost = _Cost()
+        work = []
+        if source.n is not None:
+            low, high = share(source.n, source.rank, source.world)
+            work = [(source.first + low, source.first + high)]
+        self.position, self.cost, self.work = State(Position(), Cost(), work)
+        self.checkpoint: Checkpoint | None = None
         self.kept: tuple[Any, Any] = None, None  # the ε of which pair
 
-    def all(self, checkpoint: Any, begin: float) -> tuple[Statistics, _Cost]:
-        """The statistics and the cost of the whole pass, from the checkpoint on if there is one."""
+    def resume(self, path: Any, together: Callable[[Callable[[], Any]], list[Any]]) -> None:
+        """Goes on from the checkpoint if there is one."""
+        source = self.source
+        identity = {
+            "settings": {**asdict(self.settings), "edges": list(self.settings.edges)},
+            "first_datum": source.first,
+            "data": source.digest,
+        }
+        if source.n is None:
+            identity["process"] = [source.rank, source.world]
+        data = None if source.n is None else (source.first, source.n)
+        self.checkpoint = Checkpoint(path, identity, data, self._empty, source.rank, source.world, together)
+        self.position, self.cost, self.work = self.checkpoint.resume(State(self.position, self.cost, self.work))
+
+    def all(self, begin: float) -> tuple[Statistics, Cost]:
+        """The statistics and the cost of the whole pass."""
         self.begin, self.last = begin, time.monotonic()
-        self.checkpoint = None if checkpoint is None else os.fspath(checkpoint)
-        if self.checkpoint is not None and self.source.world > 1:
-            self.checkpoint += f".{self.source.rank}-of-{self.source.world}"
-        resumed, known = self._resume(), self.cost.evaluations
+        known = self.cost.evaluations
         try:
-            self._blocks(resumed)
+            self._pass()
         except BaseException:
             if self.cost.evaluations > known:
                 self._save(interrupted=True)
@@ -961,42 +955,64 @@ class _Run:
             self._save()
         return self._total(), self._cost_now()
 
-    def _blocks(self, resumed: _Position) -> None:
-        n = self.source.n
-        total = None if n is None else (self.source.share[1] - self.source.share[0]) * self.settings.draws
-        digest, count = "", 0
+    def _pass(self) -> None:
+        source, resumed, missing = self.source, self.position, []
+        total = None
+        if source.n is not None:
+            missing = left(State(resumed, self.cost, self.work), source.first, source.n, _BLOCK)
+            data = sum(high - low for low, high in missing) + sum(block.b for block in resumed.open)
+            total = sum(part.rows for part in resumed.parts) + self.settings.draws * data
         with Progress("fit", total, "evaluations", silent=not self.shown) as progress:
-            progress.advance(sum(part.rows for part in (*resumed.parts, resumed.block)))
-            touched = resumed.blocks + (resumed.block.rows > 0)
-            for first, x0 in self.source.blocks():
-                count += 1
-                if n is None and self.checkpoint is not None:
-                    digest = _hash(x0, digest)
-                if count == touched and digest != resumed.reading:
-                    raise self._foreign("data")
-                if count <= resumed.blocks:
-                    continue
-                self.position = self.position._replace(reading=digest)
-                self._block(first, x0, progress)
-                parts = self._joined((*self.position.parts, self.position.block))
-                self.position = _Position(parts, self._empty(), count, digest, digest)
-            if count < touched:
-                raise self._foreign("data")
+            progress.advance(resumed.rows)
+            if source.n is None:
+                self._read(resumed, progress)
+                return
+            for block in (*resumed.open, *(Block(low, high - low, self._empty()) for low, high in missing)):
+                self._block(block, source.block(block.first, block.b), progress)
 
-    def _block(self, first: int, x0: Any, progress: Progress) -> None:
-        b = int(x0.shape[0])
+    def _read(self, resumed: Position, progress: Progress) -> None:
+        """A loader, from its beginning: what was read before is compared by its hash."""
+        digest, count = "", 0
+        touched = resumed.blocks + len(resumed.open)
+        for first, x0 in self.source.blocks():
+            count += 1
+            if self.checkpoint is not None:
+                digest = _hash(x0, digest)
+            if count == touched and digest != resumed.reading:
+                raise self._foreign("data")
+            if count <= resumed.blocks:
+                continue
+            self.position = self.position._replace(reading=digest)
+            begun = resumed.open[0] if count == touched else Block(first, int(x0.shape[0]), self._empty())
+            self._block(begun, x0, progress, blocks=count, digest=digest)
+        if count < touched:
+            raise self._foreign("data")
+
+    def _foreign(self, what: str) -> ValueError:
+        assert self.checkpoint is not None
+        return self.checkpoint.foreign(what)
+
+    def _block(self, block: Block, x0: Any, progress: Progress, **reached: Any) -> None:
+        waiting = tuple(other for other in self.position.open if other.first != block.first)
+        self.position = self.position._replace(open=(block, *waiting))
+        self._rows(block, x0, progress)
+        parts = self._joined((*self.position.parts, block.statistics))
+        self.position = self.position._replace(parts=parts, open=waiting, **reached)
+
+    def _rows(self, block: Block, x0: Any, progress: Progress) -> None:
+        first, b, statistics = block
         rows = self.sampler.rows(first, b)
         here = _Placed(rows, x0, self.models)
-        begin = self.position.block.rows
+        begin = statistics.rows
         try:
             for low in range(begin, b * self.settings.draws, self.batch_size):
                 high = min(low + self.batch_size, b * self.settings.draws)
-                self._batch(_taken(x0, low, high, b), rows, here, slice(low, high), b)
+                self._batch(_taken(x0, low, high, b), rows, here, slice(low, high), b, statistics)
                 progress.advance(high - low)
                 if self.checkpoint is not None and time.monotonic() - self.last >= _CHECKPOINT_SECONDS:
-                    self.position.block._fold()
+                    statistics._fold()
                     self._save()
-            self.position.block._fold()
+            statistics._fold()
         except NotFinite as error:
             batch, row = divmod(error.row - begin, self.batch_size)
             raise ValueError(
@@ -1004,8 +1020,8 @@ class _Run:
                 f"t = {rows.t[error.row]:.6g} (row {row} of batch {batch} of the block of data from datum {first} on)"
             ) from None
 
-    def _batch(self, x0: Any, rows: _Rows, here: _Placed, at: slice, n: int) -> None:
-        epsilon = self._noise(x0, here, at, n)
+    def _batch(self, x0: Any, rows: _Rows, here: _Placed, at: slice, b: int, statistics: Statistics) -> None:
+        epsilon = self._noise(x0, here, at, b)
         x = ops.combine([x0, epsilon], here.noising[at])
         target = epsilon if here.target is None else ops.combine([x0, epsilon], here.target[at])
         if self.settings.targets == "posterior":
@@ -1014,9 +1030,8 @@ class _Run:
         shift = None if here.shift is None else here.shift[at]
         if shift is not None:
             u.append(x)
-        block = self.position.block
-        block._add([*u, target], here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at])
-        self.cost = self.cost.plus(_Cost(len(self.models), at.stop - at.start))
+        statistics._add([*u, target], here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at])
+        self.cost = self.cost.plus(Cost(len(self.models), at.stop - at.start))
 
     def _noise(self, x0: Any, here: _Placed, at: slice, b: int) -> Any:
         """ε of these rows: never stored on a GPU, where making it again costs nothing.
@@ -1047,61 +1062,20 @@ class _Run:
     def _total(self) -> Statistics:
         return self._empty()._with([self._empty()._fold(), *(part._fold() for part in self.position.parts)])
 
-    def _cost_now(self) -> _Cost:
+    def _cost_now(self) -> Cost:
         return self.cost._replace(seconds=self.cost.seconds + time.perf_counter() - self.begin)
-
-    # Checkpoints
-
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a pass to go on."""
-        source = self.source
-        return {
-            "settings": {**asdict(self.settings), "edges": list(self.settings.edges)},
-            "first_datum": source.first,
-            "data": source.digest,
-            "process": [source.rank, source.world],
-        }
-
-    def _resume(self) -> _Position:
-        if self.checkpoint is None or not os.path.exists(self.checkpoint):
-            return self.position
-        meta, arrays = _files.read(self.checkpoint, "checkpoint")
-        mine, theirs = json.loads(json.dumps(self._identity())), meta["identity"]
-        if mine != theirs:
-            other = [key for key in mine["settings"] if mine["settings"][key] != theirs["settings"].get(key)]
-            other += [key for key in mine if key != "settings" and mine[key] != theirs.get(key)]
-            raise self._foreign(", ".join(other) or "settings")
-        total, block = (_statistics_of(self.settings, arrays, name) for name in ("total_", "block_"))
-        self.position = _Position((total,), block, meta["blocks"], meta["digest"], meta["reading"])
-        self.cost = _Cost(**meta["cost"])
-        return self.position
-
-    def _foreign(self, what: str) -> ValueError:
-        return ValueError(
-            f"the checkpoint {self.checkpoint} is of another fit: {what} differ. It was left as it is; "
-            f"remove it, or give another path"
-        )
 
     def _save(self, interrupted: bool = False) -> None:
         if self.checkpoint is None:
             return
-        total = self._total()
-        self.position = position = self.position._replace(parts=(total,))
+        self.position = position = self.position._replace(parts=(self._total(),))
         try:
-            block = _arrays_of(position.block, "block_")
+            for block in position.open:
+                block.statistics._fold()
         except NotFinite:  # go on before this block, when the model is repaired
             assert interrupted
-            position = position._replace(block=self._empty())
-            block = _arrays_of(position.block, "block_")
-        arrays = {**_arrays_of(total, "total_"), **block}
-        meta = {
-            "identity": self._identity(),
-            "blocks": position.blocks,
-            "digest": position.digest,
-            "reading": position.reading if position.block.rows else position.digest,
-            "cost": self._cost_now()._asdict(),
-        }
-        _files.write(self.checkpoint, "checkpoint", meta, arrays)
+            position = position._replace(open=position.open[1:])
+        self.checkpoint.save(State(position, self._cost_now(), self.work))
         self.last = time.monotonic()
 
 
@@ -1179,40 +1153,27 @@ def _posterior_target(data: Any, x0: Any, noise: Any, target: Any, rows: _Rows, 
     return ops.combine([x0, target, mean], np.concatenate([share, np.ones_like(share), -share], axis=1))
 
 
-def _gathered(run: _Run, checkpoint: Any, begin: float, group: Any) -> tuple[Statistics, _Cost]:
+def _together(group: Any) -> Callable[[Callable[[], Any]], list[Any]]:
+    """What every process makes, in the order of ranks."""
+    if group is None:
+        return lambda make: [make()]
+    from . import distributed
+
+    return lambda make: distributed.gathered(make, group, "looking at checkpoints")
+
+
+def _gathered(run: _Run, begin: float, group: Any) -> tuple[Statistics, Cost]:
     """The statistics of all processes; if one of them failed, all fail."""
-    import torch.distributed
+    from . import distributed
 
-    failure: Exception | None = None
-    part: dict[str, Any] = {}
-    cost = _Cost()
-    try:
-        statistics, cost = run.all(checkpoint, begin)
-        part = _arrays_of(statistics, "")
-    except Exception as error:
-        failure = error
-    parts: list[Any] = [None] * run.source.world
-    mine = (part, cost, None if failure is None else f"{type(failure).__name__}: {failure}")
-    torch.distributed.all_gather_object(parts, mine, group=group)
-    if failure is not None:
-        raise failure
-    for rank, (_, _, text) in enumerate(parts):
-        if text is not None:
-            raise RuntimeError(f"process {rank} of the group failed: {text}")
-    costs = [cost for _, cost, _ in parts]
-    total = functools.reduce(Statistics.merge, [_statistics_of(run.settings, part, "") for part, _, _ in parts])
-    whole = functools.reduce(_Cost.plus, costs)
-    return total, whole._replace(seconds=max(cost.seconds for cost in costs))
+    def make() -> tuple[dict[str, Any], Cost]:
+        statistics, cost = run.all(begin)
+        return arrays_of(statistics, ""), cost
 
-
-def _arrays_of(statistics: Statistics, prefix: str) -> dict[str, Any]:
-    nodes = statistics._fold()
-    return {f"{prefix}{name}": array for name, array in nodes._asdict().items()}
-
-
-def _statistics_of(settings: _Settings, arrays: dict[str, Any], prefix: str) -> Statistics:
-    nodes = Nodes(*(arrays[prefix + name] for name in Nodes._fields))
-    return Statistics(settings.k, len(settings.edges) - 1)._with([nodes])
+    parts = distributed.gathered(make, group, "having fitted its share of the data")
+    total = functools.reduce(Statistics.merge, [statistics_of(run._empty, part, "") for part, _ in parts])
+    whole = functools.reduce(Cost.plus, [cost for _, cost in parts])
+    return total, whole._replace(seconds=max(cost.seconds for _, cost in parts))
 
 
 def _settings_of(meta: dict[str, Any]) -> _Settings:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _namespace
+from ._slices import Slices
 from .reference import normal
 from .schedule import Discrete, Schedule
 
@@ -43,7 +44,7 @@ class Linear(NamedTuple):
     def evaluate(self, x: Any) -> Any:
         """The sum, ``(B, *event)``."""
         if _is(self.b, 0):
-            if len(self.out) == 1 and _is(self.a[0], 1):
+            if len(self.out) == 1 and _is(self.a[0], 1) and type(self.out[0]) is not Slices:
                 return self.out[0]
             if self.out:
                 return _namespace.combine(self.out, self.a)

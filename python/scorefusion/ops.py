@@ -243,7 +243,7 @@ def build_info() -> dict[str, Any]:
     """What this build is and what it found here: plain data, for bug reports and benchmark files.
 
     ``isa`` is the instruction set in use (``SCOREFUSION_ISA`` forces one), ``isa_available`` lists those that this
-    build has and this machine can run.
+    build has and this machine can run; ``jax_ffi`` says whether XLA can call this build directly.
     """
     runtime, driver = _core.cuda_versions()
     return {
@@ -251,6 +251,7 @@ def build_info() -> dict[str, Any]:
         "isa": _core.isa(),
         "isa_available": _core.isas(),
         "threads": _core.num_threads(),
+        "jax_ffi": bool(_core.jax_targets()),
         "cuda": {
             "available": _core.cuda_available(),
             "why_not": _core.cuda_why_not(),

@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core, ops
+from . import _core
 from ._host import on_host
+from ._slices import engine
 from .simplex import SimplexSolution, minimize_on_simplex
 
 __all__ = ["Quadratic", "Statistics", "minimize", "quadratic"]
@@ -205,7 +206,7 @@ class Statistics:
 
     def _add(self, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, bin: Int64, weight: Any) -> None:
         """Counts w ‖Σ_i λ_i (scale_i u_i + shift_i x) + ε‖², unchecked; u = (u_0, …, x if there is a shift, ε)."""
-        G = ops.gram([v.detach() if getattr(v, "requires_grad", False) else v for v in u])
+        G = engine(u).gram([v.detach() if getattr(v, "requires_grad", False) else v for v in u])
         rows = self._waiting + len(datum)
         self._state.pending.append(_Batch(G, scale, shift, datum, bin, weight, rows))
         if rows * (self.k + 1) ** 2 > _PENDING:
