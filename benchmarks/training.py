@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,60 +40,63 @@ def eager(x0: torch.Tensor, outs: list[torch.Tensor], logits: torch.Tensor) -> t
     return ((epsilon - noise) ** 2).flatten(1).sum(1).mean()
 
 
-def losses(quick: bool) -> dict[str, Callable[[], Any]]:
+Forward = Callable[[], torch.Tensor]
+Backward = Callable[[torch.Tensor], object]
+
+
+def passes(quick: bool) -> dict[str, tuple[Forward, Backward]]:
     """Forward and backward of both."""
     x0, outs, loss = setting(quick)
     logits = torch.zeros(K, requires_grad=True)
     numbers = iter(range(1 << 62))
-
-    def ours() -> None:
-        torch.autograd.grad(loss(x0, seed=next(numbers)), [*outs, loss.logits])
-
-    def theirs() -> None:
-        torch.autograd.grad(eager(x0, outs, logits), [*outs, logits])
-
-    return {OURS: ours, "torch eager": theirs}
+    return {
+        OURS: (
+            lambda: loss(x0, seed=next(numbers)),
+            lambda value: torch.autograd.grad(value, [*outs, loss.logits]),
+        ),
+        "torch eager": (
+            lambda: eager(x0, outs, logits),
+            lambda value: torch.autograd.grad(value, [*outs, logits]),
+        ),
+    }
 
 
 def step(quick: bool) -> Iterator[Line | Result]:
-    runs = losses(quick)
+    of = passes(quick)
     size = "2 × 4 × 8 × 8" if quick else "64 × 4 × 128 × 128"
     yield Line(
         f"forward and backward of FusionLoss, k = {K}, {size}",
-        [Contender(name, run) for name, run in runs.items()],
+        [
+            Contender(name, lambda forward=forward, backward=backward: backward(forward()))
+            for name, (forward, backward) in of.items()
+        ],
         [Goal("speed", 3.0, "torch eager")],
     )
-    if not quick and Path("/proc/self/clear_refs").exists():
-        yield memory()
+    yield memory(of)
 
 
-def memory() -> Result:
-    """The most that a step holds beyond its inputs: the gradients that it gives, and what it needs on the way."""
+def memory(of: dict[str, tuple[Forward, Backward]]) -> Result:
+    """The most that tensors of a step hold at a time, beyond its inputs and the gradients that it gives."""
     times = {}
-    for name in (OURS, "torch eager"):
-        program = f"from benchmarks import training; print(*training.peak({name!r}))"
-        found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-        held, seconds = (float(number) for number in found.split())
-        times[name] = Times(seconds, seconds, seconds, 1, bytes=0, yardstick=False, memory=int(held))
-    title = "the first such step in a process of its own, and the memory it takes"
-    return Result(title, times, [Goal("memory", 0.5, "torch eager")])
+    for name, (forward, backward) in of.items():
+        begin = time.perf_counter()
+        (most, held), value = allocated(forward)
+        (more, _), gradients = allocated(lambda value=value, backward=backward: backward(value))
+        given = sum(gradient.nbytes for gradient in gradients)
+        seconds = time.perf_counter() - begin
+        most = max(most, held + more - given)
+        times[name] = Times(seconds, seconds, seconds, 1, bytes=0, yardstick=False, memory=most)
+    return Result(
+        f"what a step holds beyond its gradients ({given / 2**20:.0f} MiB), under the profiler",
+        times,
+        [Goal("memory", 0.5, "torch eager")],
+    )
 
 
-def peak(name: str) -> tuple[int, float]:
-    """The highest resident memory of a step over what was resident before, in bytes, and its seconds."""
-    run = losses(quick=False)[name]
-    x = torch.ones(1 << 20, requires_grad=True)  # threads, autograd and code are there before
-    (x * x).sum().backward()
-    sf.combine([x.detach()], [1.0])
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    begin = time.perf_counter()
-    run()
-    return resident("VmHWM") - before, time.perf_counter() - begin
-
-
-def resident(which: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(which):
-            return int(line.split()[1]) * 1024
-    raise KeyError(which)
+def allocated(run: Callable[[], Any]) -> tuple[tuple[int, int], Any]:
+    """(most, at the end) of the bytes that tensors hold more than before, as torch's allocator says; and the result."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        result = run()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    held = list(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return (max(held), held[-1]), result
