@@ -62,6 +62,7 @@ def passes(quick: bool) -> dict[str, tuple[Forward, Backward]]:
 
 
 def step(quick: bool) -> Iterator[Line | Result]:
+    yield from tiny(quick)
     of = passes(quick)
     size = "2 × 4 × 8 × 8" if quick else "64 × 4 × 128 × 128"
     yield Line(
@@ -73,6 +74,79 @@ def step(quick: bool) -> Iterator[Line | Result]:
         [Goal("speed", 3.0, "torch eager")],
     )
     yield memory(of)
+    with torch.no_grad():
+        for B in (1,) if quick else (1, 2, 4, 8):
+            yield fused(B)
+
+
+class Ready(torch.nn.Module):
+    def __init__(self, out: torch.Tensor) -> None:
+        super().__init__()
+        self.out = out
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return self.out
+
+
+def fused(B: int) -> Line:
+    """A fused module at the size of Stable Diffusion's latents, whose networks return what lies ready."""
+    x, t = torch.randn(B, 4, 64, 64), torch.zeros(B)
+    u0, u1 = Ready(torch.randn_like(x)), Ready(torch.randn_like(x))
+    module, w0, w1 = sf.torch.fuse([u0, u1], [0.3, 0.7]), 0.3, 0.7
+    return Line(
+        f"a fused module of two networks, {B} × 4 × 64 × 64",
+        [
+            Contender(OURS, lambda: module(x, t)),
+            Contender("w0*u0(x, t) + w1*u1(x, t)", lambda: w0 * u0(x, t) + w1 * u1(x, t)),
+        ],
+        [Goal("speed", 1.0, "w0*u0(x, t) + w1*u1(x, t)")],
+    )
+
+
+def tiny(quick: bool) -> Iterator[Line | Result]:
+    """What derivatives cost on tiny tensors; the yardstick is torch's own price of a Function that does nothing."""
+    plain = [torch.randn(4, 16) for _ in range(3)]
+    wanted = [u.clone().requires_grad_() for u in plain]
+    shared = torch.tensor([0.2, 0.3, 0.5], requires_grad=True)
+    g, numbers, grad = torch.randn(4, 16), [0.2, 0.3, 0.5], torch.autograd.grad
+    nothing = Contender(
+        "a Function of the same tensors", lambda: grad(Nothing.apply(*wanted), wanted, g), yardstick=True
+    )
+    yield Line(
+        "combine of three operands of 4 × 16, no gradients wanted",
+        [
+            Contender(OURS, lambda: sf.torch.combine(plain, numbers)),
+            Contender("scorefusion.combine", lambda: sf.combine(plain, numbers), yardstick=True),
+            Contender("torch eager", lambda: 0.2 * plain[0] + 0.3 * plain[1] + 0.5 * plain[2]),
+        ],
+        [Goal("seconds", 5e-6)],
+    )
+    for what, c, inputs in (("operands", numbers, wanted), ("operands and weights", shared, [*wanted, shared])):
+        w = list(c) if isinstance(c, list) else c
+        yield Line(
+            f"the same, forward and backward, gradients of {what}",
+            [
+                Contender(OURS, lambda w=w, inputs=inputs: grad(sf.torch.combine(wanted, w), inputs, g)),
+                nothing,
+                Contender(
+                    "torch eager",
+                    lambda w=w, inputs=inputs: grad(w[0] * wanted[0] + w[1] * wanted[1] + w[2] * wanted[2], inputs, g),
+                ),
+            ],
+            [Goal("speed", 1.0, "torch eager")],
+        )
+
+
+class Nothing(torch.autograd.Function):
+    """What torch charges for three tensors, whatever is done with them."""
+
+    @staticmethod
+    def forward(ctx: Any, *u: torch.Tensor) -> torch.Tensor:
+        return u[0].view_as(u[0])
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        return g, g, g
 
 
 def memory(of: dict[str, tuple[Forward, Backward]]) -> Result:
