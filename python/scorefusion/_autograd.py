@@ -25,13 +25,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import forward_ad
 
 from . import _core
 from ._core import Noise
 from .ops import Residual
 
 _MOST = 64  # operands in one pass
+
+_Function: Any = torch.autograd.Function  # which says nothing of its types
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -149,7 +151,7 @@ def _coefficients(c: Any) -> Any:
         for c_j in c:
             if isinstance(c_j, Tensor):
                 numbers = [torch.as_tensor(v, dtype=torch.float64, device=c_j.device) for v in c]
-                return torch.stack(torch.broadcast_tensors(*numbers), dim=-1)
+                return torch.stack(torch.broadcast_tensors(*numbers), dim=-1)  # type: ignore[no-untyped-call]
     return c
 
 
@@ -295,7 +297,7 @@ def _run_residual(u: Sequence[Any], c: Any) -> Any:
     return _core.residual(u, c, None)
 
 
-class _Combine(Function):
+class _Combine(_Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], c: Any, *u: Any) -> Any:
         _keep(ctx, c, u, with_u=ctx.needs_input_grad[1])
@@ -319,7 +321,7 @@ class _Combine(Function):
         return None, for_c, *_multiples_at_once(g, c, wants, ctx.dtypes)
 
 
-class _CombineFollowed(Function):
+class _CombineFollowed(_Function):
     backward = staticmethod(_Combine.backward)
 
     @staticmethod
@@ -343,7 +345,7 @@ class _CombineFollowed(Function):
         return combine(flat, c).unflatten(0, (info.batch_size, B)), 0
 
 
-class _Gram(Function):
+class _Gram(_Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], *u: Any) -> Any:
         _keep(ctx, None, u)
@@ -357,7 +359,7 @@ class _Gram(Function):
         return None, *(combine(u, c[:, j]).to(u[j].dtype) if want else None for j, want in enumerate(wants))
 
 
-class _GramFollowed(Function):
+class _GramFollowed(_Function):
     backward = staticmethod(_Gram.backward)
 
     @staticmethod
@@ -382,7 +384,7 @@ class _GramFollowed(Function):
         return gram(flat).unflatten(0, (info.batch_size, B)), 0
 
 
-class _Residual(Function):
+class _Residual(_Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], c: Any, *u: Any) -> Any:
         ctx.set_materialize_grads(False)
@@ -444,7 +446,7 @@ def _of_residual(u: Sequence[Any], c: Tensor, g: Any, h: Any, wants: Sequence[bo
     return found
 
 
-class _ResidualFollowed(Function):
+class _ResidualFollowed(_Function):
     backward = staticmethod(_Residual.backward)
 
     @staticmethod
@@ -534,7 +536,7 @@ def _for_operator(u: Sequence[Any], c: Any) -> tuple[list[Tensor], Tensor, list[
         numbered = not isinstance(v.sample, (np.ndarray, Tensor))
         noise += [j, _signed(v.seed), _signed(v.stream), v.sample if numbered else -1]
         if not numbered:
-            samples.append(v.sample if isinstance(v.sample, Tensor) else torch.tensor(v.sample))
+            samples.append(v.sample if isinstance(v.sample, Tensor) else torch.as_tensor(np.array(v.sample)))
     return arrays, c if isinstance(c, Tensor) else torch.as_tensor(c, dtype=torch.float64), noise, samples
 
 
