@@ -25,15 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
 
 from . import _core
 from ._core import Noise
 from .ops import Residual
 
 _MOST = 64  # operands in one pass
-
-_Function: Any = torch.autograd.Function  # which says nothing of its types
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -73,7 +71,9 @@ def combine(u: Sequence[Any], c: Any) -> Any:
         return _core.combine(u, c, None)
     if way == _OPERATOR:
         return torch.ops.scorefusion.combine(*_for_operator(u, c))
-    return _Combine.apply(_run_combine, c, *u) if way == _RECORDED else _CombineFollowed.apply(combine, c, *u)
+    if way == _RECORDED:
+        return _Combine.apply(_run_combine, c, *u)  # type: ignore[no-untyped-call]
+    return _CombineFollowed.apply(combine, c, *u)  # type: ignore[no-untyped-call]
 
 
 def gram(u: Sequence[Any]) -> Any:
@@ -91,7 +91,9 @@ def gram(u: Sequence[Any]) -> Any:
     if way == _OPERATOR:
         arrays, _, noise, samples = _for_operator(u, [])
         return torch.ops.scorefusion.gram(arrays, noise, samples)
-    return _Gram.apply(_run_gram, *u) if way == _RECORDED else _GramFollowed.apply(gram, *u)
+    if way == _RECORDED:
+        return _Gram.apply(_run_gram, *u)  # type: ignore[no-untyped-call]
+    return _GramFollowed.apply(gram, *u)  # type: ignore[no-untyped-call]
 
 
 def residual(u: Sequence[Any], c: Any) -> Residual:
@@ -113,8 +115,8 @@ def residual(u: Sequence[Any], c: Any) -> Residual:
     if way == _OPERATOR:
         return Residual._make(torch.ops.scorefusion.residual(*_for_operator(u, c)))
     if way == _RECORDED:
-        return Residual._make(_Residual.apply(_run_residual, c, *u))
-    return Residual._make(_ResidualFollowed.apply(residual, c, *u))
+        return Residual._make(_Residual.apply(_run_residual, c, *u))  # type: ignore[no-untyped-call]
+    return Residual._make(_ResidualFollowed.apply(residual, c, *u))  # type: ignore[no-untyped-call]
 
 
 def _way_of(u: Sequence[Any], c: Any) -> int:
@@ -297,7 +299,7 @@ def _run_residual(u: Sequence[Any], c: Any) -> Any:
     return _core.residual(u, c, None)
 
 
-class _Combine(_Function):
+class _Combine(Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], c: Any, *u: Any) -> Any:
         _keep(ctx, c, u, with_u=ctx.needs_input_grad[1])
@@ -321,7 +323,7 @@ class _Combine(_Function):
         return None, for_c, *_multiples_at_once(g, c, wants, ctx.dtypes)
 
 
-class _CombineFollowed(_Function):
+class _CombineFollowed(Function):
     backward = staticmethod(_Combine.backward)
 
     @staticmethod
@@ -345,7 +347,7 @@ class _CombineFollowed(_Function):
         return combine(flat, c).unflatten(0, (info.batch_size, B)), 0
 
 
-class _Gram(_Function):
+class _Gram(Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], *u: Any) -> Any:
         _keep(ctx, None, u)
@@ -359,7 +361,7 @@ class _Gram(_Function):
         return None, *(combine(u, c[:, j]).to(u[j].dtype) if want else None for j, want in enumerate(wants))
 
 
-class _GramFollowed(_Function):
+class _GramFollowed(Function):
     backward = staticmethod(_Gram.backward)
 
     @staticmethod
@@ -384,7 +386,7 @@ class _GramFollowed(_Function):
         return gram(flat).unflatten(0, (info.batch_size, B)), 0
 
 
-class _Residual(_Function):
+class _Residual(Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[..., Any], c: Any, *u: Any) -> Any:
         ctx.set_materialize_grads(False)
@@ -446,7 +448,7 @@ def _of_residual(u: Sequence[Any], c: Tensor, g: Any, h: Any, wants: Sequence[bo
     return found
 
 
-class _ResidualFollowed(_Function):
+class _ResidualFollowed(Function):
     backward = staticmethod(_Residual.backward)
 
     @staticmethod
