@@ -416,6 +416,23 @@ def test_the_loss_under_autocast_and_checkpointing():
         assert torch.equal(a, c)
 
 
+def test_networks_are_compiled_within_the_loss():
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    net = torch.nn.Bilinear(3, 1, 3)
+    loss = sf.torch.FusionLoss([sf.Model(net, "epsilon", time=lambda t: t[:, None])], VP, weights=[1.0])
+    compiled, x0 = torch.compile(loss, backend=backend), torch.randn(8, 3)
+    for seed in (1, 2):
+        want, got = loss(x0, seed=seed), compiled(x0, seed=seed)
+        assert_same(torch.autograd.grad(got, list(net.parameters())), torch.autograd.grad(want, list(net.parameters())))
+    assert any("bilinear" in graph.code for graph in graphs)
+
+
 def test_errors_of_the_loss_say_what_is_wrong():
     asked = models(networks(2))
     with pytest.raises(ValueError, match=r"weights must be on the simplex .* got \[0.5, 0.6\]"):

@@ -136,7 +136,6 @@ __all__ = [
     "solver",
     "steer",
     "superpose",
-    "torch",
 ]
 
 

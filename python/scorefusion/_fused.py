@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,32 +87,33 @@ class Fused(nn.Module):
             return self._of_time(x, t, kwargs)
         followed = self._parameters.get("simplex", self._followed)
         if followed is not None:
-            return combine([self._ask(j, x, t, kwargs) for j in range(len(self.branches))], followed)
-        outs = [self._ask(j, x, t, kwargs) for j in self._called]
+            return combine(self._ask(range(len(self.branches)), x, t, kwargs), followed)
+        outs = self._ask(self._called, x, t, kwargs)
         if not outs:
             return torch.zeros_like(x)
         return combine(outs, self._table if torch.compiler.is_compiling() else self._numbers)
 
     def _of_time(self, x: Tensor, t: Any, kwargs: dict[str, Any]) -> Any:
         assert self._function is not None
-        weights = self._function(t)
+        weights, k = self._function(t), len(self.branches)
         if isinstance(weights, Tensor) and not _namespace.on_host(weights):
-            return combine([self._ask(j, x, t, kwargs) for j in range(len(self.branches))], weights)
+            return combine(self._ask(range(k), x, t, kwargs), weights)
         values = np.asarray(_namespace.host(weights) if isinstance(weights, Tensor) else weights, np.float64)
-        k = len(self.branches)
         if values.shape not in ((k,), (x.shape[0], k)):
             raise ValueError(f"weights(t) must be ({k},) or ({x.shape[0]}, {k}), got shape {values.shape}")
         _check_finite(values)
         called = np.flatnonzero(values.reshape(-1, k).any(axis=0))
         if not len(called):
             return torch.zeros_like(x)
-        return combine([self._ask(int(j), x, t, kwargs) for j in called], np.ascontiguousarray(values[..., called]))
+        return combine(self._ask(called.tolist(), x, t, kwargs), np.ascontiguousarray(values[..., called]))
 
-    def _ask(self, j: int, x: Tensor, t: Any, kwargs: dict[str, Any]) -> Any:
-        out = self.branches[j](x, t, **kwargs)
-        if not isinstance(out, Tensor):
-            raise TypeError(f"branch {j} must return a tensor; it returned {_described(out)}")
-        return out
+    def _ask(self, called: Iterable[int], x: Tensor, t: Any, kwargs: dict[str, Any]) -> list[Any]:
+        branches = list(self.branches)  # an index into the list itself takes microseconds
+        outs = [branches[j](x, t, **kwargs) for j in called]
+        for j, out in zip(called, outs, strict=True):
+            if not isinstance(out, Tensor):
+                raise TypeError(f"branch {j} must return a tensor; it returned {_described(out)}")
+        return outs
 
     def extra_repr(self) -> str:
         weights = self.weights

@@ -8,8 +8,10 @@ what x and the target say of them, and of ε, which no memory holds. One pass gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +26,27 @@ from .model import Fusion, Model, _described, _Level, _weights, as_models
 from .schedule import EDM, Schedule
 
 Float64 = NDArray[np.float64]
+F = TypeVar("F", bound=Callable[..., Any])
 
 _SPREAD = 1 << 63 | 0x7370 << 40  # the stream of where a batch's times begin
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴/φ: multiples of it, modulo 2⁶⁴, are spread as evenly as can be
+
+
+def _not_compiled(recursive: bool = True) -> Callable[[F], F]:
+    """`torch.compiler.disable`, which imports the compiler, a second or more, once somebody else has imported it."""
+
+    def decorate(function: F) -> F:
+        disabled: list[Any] = []
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not disabled and "torch._dynamo" in sys.modules:
+                disabled.append(torch.compiler.disable(function, recursive=recursive))  # type: ignore[no-untyped-call]
+            return (disabled[0] if disabled else function)(*args, **kwargs)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 class _Question(NamedTuple):
@@ -131,6 +151,7 @@ class FusionLoss(nn.Module):
         if state.numel():
             self.weights = state
 
+    @_not_compiled(recursive=False)  # the networks within it are
     def forward(self, x0: Tensor, *, seed: int = 0, first_datum: int = 0) -> Tensor:
         """The loss of these data ``(n, *event)``, the mean over their rows: a scalar, float64."""
         if not isinstance(x0, Tensor) or x0.ndim < 1 or x0.shape[0] == 0 or not x0.is_floating_point():
@@ -174,6 +195,7 @@ class FusionLoss(nn.Module):
         loss: Tensor = (losses * values[:, weight][:, 0]).mean()
         return loss
 
+    @_not_compiled()  # NumPy, which the compiler would take for its own
     def _rows(self, seed: int, first: int, n: int) -> _Drawn:
         """t, ε and w of every row: of the seed and the datum's number."""
         sampler = self._sampler
@@ -188,6 +210,7 @@ class FusionLoss(nn.Module):
         level = _Level(sampler.schedule, t)
         return _Drawn(first, t, level.alpha, level.sigma, np.ones(n), ids, sampler.weight(t))
 
+    @_not_compiled()
     def _questions(self, rows: _Drawn) -> list[_Question]:
         level = _Level(self._sampler.schedule, rows.t)
         questions = []
@@ -223,6 +246,7 @@ class _Table:
         self._columns += columns
         return slice(begin, len(self._columns))
 
+    @_not_compiled()
     def filled(self) -> Tensor:
         """``(rows, columns)`` float64"""
         rows = max(np.size(column) for column in self._columns)
