@@ -253,9 +253,8 @@ def test_under_autocast_and_checkpointing():
 
 
 @every_form
-@pytest.mark.parametrize("wanted", [False, True])
-def test_torch_finds_the_operators_in_order(wanted, per_sample):
-    c, *u = (v.detach().float().requires_grad_(wanted) for v in inputs(per_sample, event=(2, 3, 4)))
+def test_torch_finds_the_operators_in_order(per_sample):
+    c, *u = (v.detach().float().requires_grad_() for v in inputs(per_sample, event=(2, 3, 4)))
     ids = torch.arange(3)
     assert sf.torch
     torch.library.opcheck(operators.combine, (u, c, [1, 7, 2, 5], []))
@@ -356,6 +355,22 @@ def test_a_datum_is_drawn_by_seed_and_number_alone():
     assert loss(x0, seed=1) == whole != loss(x0, seed=2)
     t = np.sort(loss._rows(1, 1000, 64).t)
     assert np.diff(t, prepend=t[-1] - VP.t_max).max() < 3 * VP.t_max / 64  # spread over all of the range
+
+
+def test_a_model_whose_weight_stays_0_is_not_asked():
+    nets, x0 = networks(3), torch.randn(8, 3, dtype=F64)
+    asked = models(nets)
+    loss = sf.torch.FusionLoss([*asked[:2], sf.Model(lambda x, t: 1 / 0, "v")], VP, weights=[0.5, 0.5, 0.0])
+    assert loss(x0, seed=1) == sf.torch.FusionLoss(asked[:2], VP, weights=[0.5, 0.5])(x0, seed=1)
+
+
+def test_models_of_other_frameworks_are_asked_too():
+    x0 = torch.randn(8, 3, dtype=F64)
+    numpy = sf.Model(lambda x, t: np.tanh(x) * t[:, None], "v", framework="numpy")
+    same = sf.Model(lambda x, t: torch.tanh(x) * t[:, None], "v")
+    for draws in (1, 4):
+        values = [sf.torch.FusionLoss([m], VP, weights=[1.0], draws=draws)(x0, seed=2) for m in (numpy, same)]
+        torch.testing.assert_close(*values)
 
 
 def test_weights_are_learned_by_an_optimiser_and_by_descent_on_the_simplex():
