@@ -26,6 +26,7 @@ from .ops import set_num_threads as set_num_threads
 
 if _TYPE_CHECKING:
     from . import analytic as analytic
+    from . import diffusers as diffusers
     from . import plot as plot
     from . import schedule as schedule
     from . import solver as solver
@@ -59,6 +60,7 @@ if _TYPE_CHECKING:
 # Loaded when first asked for, so that importing the engine stays quick: name -> the module that has it.
 _LATER = {
     "analytic": "analytic",
+    "diffusers": "diffusers",
     "plot": "plot",
     "schedule": "schedule",
     "solver": "solver",
@@ -115,6 +117,7 @@ __all__ = [
     "combine",
     "combine_gram",
     "cuda",
+    "diffusers",
     "fit",
     "fit_densities",
     "get_num_threads",
