@@ -7,9 +7,9 @@
 Networks of one noise schedule and one kind of prediction predict linear functions of their scores, the same for all, so
 the mixture of what they return is the mixture of their scores.
 
-Guidance, out_un + w (out_text − out_un), is linear too. By default the pipeline applies it to the mixture, with the same
-λ for both halves of its batch; that equals guiding each branch with the same w. Branches of guidance of their own are had
-by ``guidance=``.
+Guidance, out_un + w (out_text − out_un), is linear too. By default the pipeline applies it to the mixture, with the
+same λ for both halves of its batch; that equals guiding each branch with the same w. Branches of guidance of their own
+are had by ``guidance=``.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         super().__init__()
         modules = [network if isinstance(network, torch.nn.Module) else _built(network) for network in networks]
         self.models = torch.nn.ModuleList(modules)
-        self._networks = modules  # the same ones: found more quickly than a ModuleList
         self._branches = list(range(len(modules))) if branches is None else [int(i) for i in branches]
         self._resting: list[_Resting] | None = None
         self._device: torch.device | None = None  # where networks that rest elsewhere are called
@@ -113,6 +112,10 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         k = len(self._branches)
         self.weights = np.full(k, 1 / k) if weights is None else weights
         self.guidance = guidance
+
+    @property
+    def _networks(self) -> list[Any]:
+        return list(self._modules["models"]._modules.values())  # type: ignore[union-attr]
 
     # Weights
 
@@ -147,21 +150,28 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 own = self._own(carried["branches"])
                 kwargs[name] = {key: value for key, value in carried.items() if key != "branches"} or None
         weights = self._fixed if self._function is None else self._weights_at(*args, **kwargs)
-        u, c = [], []
+        plain = own is None and self._resting is None and self._context is None
+        networks = self._networks
+        u, c, asked = [], [], []
         result: Any = None
-        for i, weight in enumerate(weights):
-            if type(weight) is not float or weight != 0.0:
-                result = self._call(i, args, kwargs if own is None else _replaced(own[i], args, kwargs, self._context))
-                u.append(result if isinstance(result, torch.Tensor) else result[0])
-                c.append(weight)
+        for i, n in enumerate(self._branches):
+            weight = weights[i]
+            if type(weight) is float and weight == 0.0:
+                continue
+            if plain:
+                result = networks[n](*args, **kwargs)
+            else:
+                result = self._call(i, args, kwargs if own is None else self._replaced(own[i], args, kwargs))
+            u.append(result if isinstance(result, torch.Tensor) else result[0])
+            c.append(weight)
+            asked.append(i)
         if not u:
             raise ValueError("all weights are 0, so there is nothing to predict: set others")
         if self._guidance is None:
             y = _combined(u, c)
         else:
-            r = [self._guidance[i] for i, w in enumerate(weights) if type(w) is not float or w != 0.0]
-            y = _guided_apart(u, c, r, _sample_of(*args, **kwargs))
-        return _like(result, y)
+            y = _guided_apart(u, c, self._guidance[asked].tolist(), _sample_of(*args, **kwargs))
+        return (y,) if type(result) is tuple and len(result) == 1 else _like(result, y)
 
     def _weights_at(self, *args: Any, **kwargs: Any) -> list[Any]:
         """k floats, or k arrays ``(B,)``."""
@@ -186,6 +196,9 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if len(branches) != k:
             raise ValueError(f"branches must be {k} dictionaries of what each branch is given, got {len(branches)}")
         return [own or {} for own in branches]
+
+    def _replaced(self, own: dict[str, Any], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return _replaced(own, _sample_of(*args, **kwargs), kwargs, self._context)
 
     def _call(self, i: int, args: Any, kwargs: dict[str, Any]) -> Any:
         """What branch i returns."""
@@ -246,7 +259,7 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
         """What `to`, `cuda`, `half`, ... do. Networks that rest stay where they are: only the device is noted."""
         if self._resting is None:
-            return super()._apply(fn, recurse)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         before = torch.empty(0, dtype=self.dtype, device=self._device)
         after = fn(before)
         self._device = after.device
@@ -261,7 +274,7 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         try:
             return super().__getattr__(name)
         except AttributeError:
-            networks = self.__dict__.get("_networks")
+            networks = self._networks if "models" in self.__dict__.get("_modules", {}) else []
             if name.startswith("_") or not networks or not hasattr(networks[0], name):
                 raise
         if name in _FOR_ALL:
@@ -283,11 +296,11 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def config(self) -> Any:
         """That of the first network, and what `from_config` makes this model of."""
         first = getattr(self._networks[0], "config", {})
-        return FrozenDict({**first, **self._internal_dict})
+        return FrozenDict({**first, **self._internal_dict})  # type: ignore[no-untyped-call]
 
     @property
-    def _internal_dict(self) -> Any:  # where ConfigMixin looks
-        return FrozenDict(
+    def _internal_dict(self) -> Any:  # type: ignore[override]  # where ConfigMixin looks
+        return FrozenDict(  # type: ignore[no-untyped-call]
             {
                 **self._noted,
                 "networks": [_config_of(network) for network in self._networks],
@@ -377,7 +390,7 @@ def fuse(
     return fused.eval() if not any(network.training for network in networks) else fused
 
 
-def _network_of(branch: Any, name: str) -> torch.nn.Module:
+def _network_of(branch: Any, name: str) -> Any:
     """The module, or that of a pipeline."""
     if isinstance(branch, torch.nn.Module):
         return branch
@@ -427,7 +440,10 @@ def _combined(u: list[Any], c: list[Any]) -> Any:
     """Σ_j c_j u_j, each c_j a float or ``(B,)``."""
     if len(u) == 1 and type(c[0]) is float and c[0] == 1.0:
         return u[0]
-    return _namespace.combine(u, c)
+    for v in (*u, *c):
+        if type(v) is not float and (type(v) is not torch.Tensor or v.requires_grad):
+            return _namespace.combine(u, c)
+    return ops.combine(u, c)
 
 
 def _guided_apart(u: list[Any], c: list[Any], r: list[float], x: Any) -> Any:
@@ -475,7 +491,7 @@ def _built(config: Any) -> torch.nn.Module:
     kind = _class_named(config["_class_name"])
     if not (inspect.isclass(kind) and issubclass(kind, ModelMixin)):
         raise ValueError(f"networks must be models of diffusers, got the configuration of a {config['_class_name']}")
-    network: torch.nn.Module = kind.from_config(dict(config))
+    network: torch.nn.Module = kind.from_config(dict(config))  # type: ignore[attr-defined]
     return network
 
 
@@ -570,20 +586,17 @@ class _Halves:
     def of(self, x: Any, context: str | None) -> Any:
         """For the batch x: ``(n, ...)``, or ``(2n, ...)`` in the order of guidance."""
         n, B = len(self.wanted), len(x)
-        if B == n:
+        if n == B:
             return (self.unwanted if context == "uncond" else self.wanted).to(x.device, x.dtype)
-        if B != 2 * n:
+        if 2 * n != B:
             raise ValueError(f"the branches have prompts for {n} images, but the network is called for a batch of {B}")
         if self._both is None or self._both.device != x.device or self._both.dtype != x.dtype:
             self._both = torch.cat([self.unwanted, self.wanted]).to(x.device, x.dtype)
         return self._both
 
 
-def _replaced(own: dict[str, Any], args: Any, kwargs: dict[str, Any], context: str | None) -> dict[str, Any]:
-    """The keywords of a call, with a branch's own in the place of some."""
-    if not own:
-        return kwargs
-    x = _sample_of(*args, **kwargs)
+def _replaced(own: dict[str, Any], x: Any, kwargs: dict[str, Any], context: str | None) -> dict[str, Any]:
+    """The keywords of a call for the batch x, with a branch's own in the place of some."""
 
     def value(given: Any, before: Any) -> Any:
         if isinstance(given, _Halves):
@@ -1024,10 +1037,10 @@ def fit(
     _check_same_latents([pipe for pipe, _ in networks])
     size = _event(first, None, None)
     pixels = size[1] * _per_latent(first), size[2] * _per_latent(first)
-    models = [
-        Model(*_Denoiser(pipe, call, [text], pixels).functions(), _kind_of(pipe.scheduler), _schedule_of(pipe))
-        for (pipe, call), text in zip(networks, texts, strict=True)
-    ]
+    models = []
+    for (pipe, call), text in zip(networks, texts, strict=True):
+        (f,) = _Denoiser(pipe, call, [text], pixels).functions()
+        models.append(Model(f, _kind_of(pipe.scheduler), _schedule_of(pipe)))
     settings.setdefault("schedule", models[0].schedule)
 
     def encoded(batch: Any, i: int) -> Any:
