@@ -100,7 +100,7 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         weights: Any = None,
         guidance: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         modules = [network if isinstance(network, torch.nn.Module) else _built(network) for network in networks]
         self.models = torch.nn.ModuleList(modules)
         self._branches = list(range(len(modules))) if branches is None else [int(i) for i in branches]
