@@ -30,6 +30,7 @@ if _TYPE_CHECKING:
     from . import plot as plot
     from . import schedule as schedule
     from . import solver as solver
+    from . import torch as torch
     from .density import Classification as Classification
     from .density import Density as Density
     from .density import bits_per_dim as bits_per_dim
@@ -64,6 +65,7 @@ _LATER = {
     "plot": "plot",
     "schedule": "schedule",
     "solver": "solver",
+    "torch": "torch",
     "Classification": "density",
     "Density": "density",
     "bits_per_dim": "density",
@@ -137,6 +139,7 @@ __all__ = [
     "solver",
     "steer",
     "superpose",
+    "torch",
 ]
 
 
