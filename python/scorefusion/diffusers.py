@@ -34,11 +34,12 @@ from diffusers.configuration_utils import ConfigMixin, FrozenDict
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 
-from . import _namespace, fitting, ops, superposition
+from . import _namespace, fitting, superposition
 from ._core import Noise
 from .fitting import Fit
 from .model import Fusion, Model, _weights
 from .schedule import Discrete, Schedule
+from .torch import combine
 
 __all__ = ["FusedModel", "ImageSuperposition", "encode_prompts", "fit", "fuse", "superpose"]
 
@@ -122,13 +123,16 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @property
     def weights(self) -> Any:
         """λ ``(k,)``, NumPy float64, a copy; or the function of t."""
-        return self._function or np.array(self._fixed, np.float64)
+        return self._function or np.array([float(weight) for weight in self._fixed])
 
     @weights.setter
     def weights(self, weights: Any) -> None:
         self._function: Callable[[Any], Any] | None = weights if callable(weights) else None
         if self._function is None:
-            self._fixed = _weights(getattr(weights, "weights", weights), len(self._branches)).tolist()
+            weights = getattr(weights, "weights", weights)
+            self._fixed: list[Any] = _weights(weights, len(self._branches)).tolist()
+            if isinstance(weights, torch.Tensor) and weights.requires_grad:
+                self._fixed = list(weights.unbind())
 
     @property
     def guidance(self) -> Any:
@@ -305,7 +309,7 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 **self._noted,
                 "networks": [_config_of(network) for network in self._networks],
                 "branches": self._branches,
-                "weights": None if self._function is not None else list(self._fixed),
+                "weights": None if self._function is not None else self.weights.tolist(),
                 "guidance": None if self._guidance is None else self._guidance.tolist(),
             }
         )
@@ -342,7 +346,7 @@ def fuse(
             own (`encode_prompts`).
         weights: λ ``(k,)``, any finite numbers; whatever has such ``.weights`` (a Fit); or a function of t that returns
             ``(k,)``, such as ``fit.per_time()``. t is a float, in the units of the pipeline's scheduler (0 to 1000).
-            A branch whose weight is 0 is not called.
+            A branch whose weight is 0 is not called. Gradients reach a tensor that wants them.
         guidance: r ``(k,)``: branch i is guided by r_i times the pipeline's ``guidance_scale``, which must be at work.
             By default guidance comes after the mixture, with all r_i = 1.
         offload: True: networks are on the model's device only while called, one at a time, and in the host's memory
@@ -437,13 +441,13 @@ def _kind_of(scheduler: Any) -> str:
 
 
 def _combined(u: list[Any], c: list[Any]) -> Any:
-    """Σ_j c_j u_j, each c_j a float or ``(B,)``."""
+    """Σ_j c_j u_j, each c_j a number or ``(B,)``, NumPy or a tensor."""
     if len(u) == 1 and type(c[0]) is float and c[0] == 1.0:
         return u[0]
-    for v in (*u, *c):
-        if type(v) is not float and (type(v) is not torch.Tensor or v.requires_grad):
-            return _namespace.combine(u, c)
-    return ops.combine(u, c)
+    for c_j in c:
+        if isinstance(c_j, np.ndarray):
+            return combine(u, np.stack(np.broadcast_arrays(*c), axis=-1))
+    return combine(u, c)
 
 
 def _guided_apart(u: list[Any], c: list[Any], r: list[float], x: Any) -> Any:
@@ -734,7 +738,7 @@ class _Denoiser:
         """For text j ``(B, *event)``; the other texts' answers for the same x and t are kept."""
         if _namespace.is_traced(x):  # each has its own derivatives
             return self._ask(x, t, j)
-        if self._asked is None or self._asked[0] is not x or self._asked[1] is not t:
+        if self._asked is None or self._asked[0] is not x or not _same_times(self._asked[1], t):
             self._asked = None
             with torch.no_grad():
                 self._answers = self._ask(x, t, None).chunk(self._m)
@@ -769,6 +773,10 @@ class _Denoiser:
         if (B, j) not in self._rows:
             self._rows = {(B, j): {key: rows(value) for key, value in self._texts.items()}}
         return self._rows[B, j]
+
+
+def _same_times(one: Any, other: Any) -> bool:
+    return one is other or torch.equal(one, other)  # a sampler passes the same tensor, so nothing waits for a GPU
 
 
 def _wanted(value: Any) -> Any:
@@ -879,7 +887,9 @@ def superpose(
         steps=steps,
         seed=seed,
         guidance_scale=guidance_scale if guided else None,
-        like=torch.empty(0, device=device),
+        like=torch.empty(
+            0, device=device, dtype=torch.promote_types(torch.float32, _dtype_of(_network_of(pipe, "pipe")))
+        ),
         schedule=schedule,
         trace=True,
         progress=progress,
