@@ -246,9 +246,9 @@ NETWORKS = {"sd": unet, "sdxl": unet_xl, "ddpm": unet_ddpm, "sd3": transformer_s
 def run(pipe: Any, **settings: Any) -> Any:
     """The images of the call, or latents where there are, as a tensor."""
     family = next(name for name, make in MAKE.items() if isinstance(pipe, _KINDS[name]))
-    output = "pt" if family == "ddpm" else "latent"
+    output = "np" if family == "ddpm" else "latent"
     call = {**CALLS[family], "output_type": output, "generator": torch.Generator().manual_seed(7), **settings}
-    return pipe(**call).images
+    return torch.as_tensor(pipe(**call).images)
 
 
 _KINDS = {

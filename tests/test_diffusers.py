@@ -472,14 +472,17 @@ def test_offloaded_branches_predict_the_same(tmp_path, where):
     assert not list(tmp_path.iterdir())
 
 
+SIZE = 48 << 20  # bytes
+
+
 class Large(torch.nn.Module):
-    """16 MiB that all are read."""
+    """48 MiB, all of them read. (What is smaller than 32 MiB the C library may keep for itself.)"""
 
     config = {"in_channels": 4}  # noqa: RUF012
 
     def __init__(self, seen):
         super().__init__()
-        self.weight, self.seen = torch.nn.Parameter(torch.ones(4 << 20)), seen
+        self.weight, self.seen = torch.nn.Parameter(torch.ones(SIZE // 4)), seen
 
     def forward(self, x, t, **kwargs):
         out = x * self.weight.sum().to(x.dtype)
@@ -499,10 +502,10 @@ def test_in_files_the_memory_of_one_branch_is_enough(tmp_path):
     x = torch.ones(1, 4, 2, 2)
     gc.collect()
     before = measured(x.device)
-    fused = sf.diffusers.fuse((Large(seen) for _ in range(8)), [1.0] * 8, offload=tmp_path)
+    fused = sf.diffusers.fuse((Large(seen) for _ in range(4)), [1.0] * 4, offload=tmp_path)
     for _ in range(2):
-        assert fused(x, 1)[0].unique().tolist() == [8 * 4 << 20]
-    assert max(seen) - before < 2.5 * (16 << 20)  # of eight
+        assert fused(x, 1)[0].unique().tolist() == [4 * SIZE / 4]
+    assert max(seen) - before < 1.7 * SIZE
 
 
 def test_on_a_gpu_the_memory_of_one_branch_is_enough(device):
@@ -510,10 +513,10 @@ def test_on_a_gpu_the_memory_of_one_branch_is_enough(device):
         pytest.skip("needs --device cuda")
     seen = []
     x = torch.ones(1, 4, 2, 2, device=device)
-    fused = sf.diffusers.fuse((Large(seen) for _ in range(8)), [1.0] * 8, offload=True).to(device)
+    fused = sf.diffusers.fuse((Large(seen) for _ in range(4)), [1.0] * 4, offload=True).to(device)
     before = measured(x.device)
-    assert fused(x, 1)[0].unique().tolist() == [8 * 4 << 20]
-    assert max(seen) - before < 1.1 * (16 << 20)
+    assert fused(x, 1)[0].unique().tolist() == [4 * SIZE / 4]
+    assert max(seen) - before < 1.1 * SIZE
     assert measured(x.device) - before < 1 << 20
 
 
@@ -532,11 +535,10 @@ def test_an_offloaded_network_is_let_go(tmp_path):
 def by_hand(pipe, texts):
     """The models of a Stable Diffusion pipeline's network with each of the texts."""
     models = []
-    for text in texts:
-        embeds = pipe.encode_prompt(text, "cpu", 1, False)[0]
+    for embeds in pipe.encode_prompt(texts, "cpu", 1, False)[0]:
 
         def fn(x, t, embeds=embeds):
-            return pipe.unet(x, t, embeds.expand(len(x), -1, -1), return_dict=False)[0]
+            return pipe.unet(x, t, embeds.to(x.dtype).expand(len(x), -1, -1), return_dict=False)[0]
 
         models.append(sf.Model(fn, "epsilon", Discrete.from_diffusers(pipe.scheduler)))
     return models
@@ -545,7 +547,9 @@ def by_hand(pipe, texts):
 @pytest.mark.parametrize("scale", [None, 4.0])
 @pytest.mark.parametrize("mode", ["and", "or", "mean"])
 def test_superposition_of_prompts_is_that_of_models(mode, scale):
-    pipe, texts = pipelines.sd().to(torch.float64), ["a cat", "two dogs", "a horse"]  # rounding: 1e-16, amplified
+    pipe, texts = pipelines.sd(), ["a cat", "two dogs", "a horse"]
+    for part in (pipe.unet, pipe.vae):
+        part.to(torch.float64)  # so rounding is 1e-16, amplified
     models = by_hand(pipe, texts if scale is None else [*texts, "fog"])
     expected = sf.superpose(
         models, (2, 4, 8, 8), mode=mode, steps=4, seed=3, guidance_scale=scale, like=torch.empty(0).double(), trace=True
