@@ -30,27 +30,29 @@ class Contender:
 
 @dataclass(frozen=True)
 class Goal:
-    """What `OURS` has to reach: a share of a peer's bandwidth or speed (at least), or a number of seconds (at most)."""
+    """What `OURS` has to reach: a share of a peer's bandwidth or speed (at least) or memory, or seconds (at most)."""
 
-    kind: Literal["bandwidth", "speed", "seconds"]
+    kind: Literal["bandwidth", "speed", "memory", "seconds"]
     number: float
     peer: str = ""
 
     def __str__(self) -> str:
         if self.kind == "seconds":
             return f"≤ {readable(self.number)}"
-        return f"≥ {self.number:.2f} × the {self.kind} of {self.peer}"
+        return f"{'≤' if self.kind == 'memory' else '≥'} {self.number:.2f} × the {self.kind} of {self.peer}"
 
     def reached(self, times: dict[str, Times]) -> float:
         ours = times[OURS]
         if self.kind == "seconds":
             return ours.median
         peer = times[self.peer]
+        if self.kind == "memory":
+            return ours.memory / peer.memory
         return peer.median / ours.median if self.kind == "speed" else ours.bandwidth / peer.bandwidth
 
     def is_met(self, times: dict[str, Times]) -> bool:
         reached = self.reached(times)
-        return reached <= self.number if self.kind == "seconds" else reached >= self.number
+        return reached <= self.number if self.kind in ("seconds", "memory") else reached >= self.number
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Times:
     rounds: int
     bytes: int
     yardstick: bool
+    memory: int = 0  # bytes held at most;  0: not measured
 
     @property
     def bandwidth(self) -> float:
@@ -109,6 +112,7 @@ class Result:
         for name, t in self.times.items():
             spread = f"{readable(t.low)} … {readable(t.high)}"
             rate = f"{t.bandwidth / 1e9:8.2f} GB/s" if t.bytes else " " * 13
+            rate = f"{t.memory / 2**20:9.1f} MiB" if t.memory else rate
             share = f"{t.bandwidth / yardstick.bandwidth:6.2f}" if t.bytes and yardstick else " " * 6
             against = "" if t.yardstick or name == OURS else f"{t.median / self.times[OURS].median:8.2f} ×"
             rows.append(f"  {name:<28}{readable(t.median):>10}   {spread:<24}{rate}{share}{against}".rstrip())

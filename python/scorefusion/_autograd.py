@@ -130,9 +130,7 @@ def _way_of(u: Sequence[Any], c: Any) -> int:
         kind = type(v)
         if kind in _ORDINARY:
             recorded = recorded or v.requires_grad
-        elif isinstance(v, Tensor):
-            return _OPERATOR
-        elif kind is _Unmade:
+        elif isinstance(v, Tensor) or kind is _Unmade:
             return _OPERATOR
         elif kind is not Noise:
             raise TypeError(f"u must hold torch tensors and Noise, got a {kind.__module__}.{kind.__qualname__}")
@@ -206,19 +204,28 @@ def _dense(g: Tensor) -> Tensor:
 
 def _multiples(g: Tensor, c: Any, wants: Sequence[bool], dtypes: Sequence[Any]) -> list[Tensor | None]:
     """c_j g in their dtypes, those that are wanted."""
-    if not isinstance(c, Tensor):
-        c = np.asarray(c, np.float64)
-    if _recording() or _way_of([g], c) != _PLAIN:
-        c = _table(c, g)
-        return [
-            combine([g], c[..., j : j + 1]).to(dtype) if want else None
-            for j, (want, dtype) in enumerate(zip(wants, dtypes, strict=True))
-        ]
-    c = c.detach() if isinstance(c, Tensor) else c
+    c = _table(c, g)
     return [
-        _core.combine([g], c[..., j : j + 1], torch.empty_like(g, dtype=dtype)) if want else None
+        combine([g], c[..., j : j + 1]).to(dtype) if want else None
         for j, (want, dtype) in enumerate(zip(wants, dtypes, strict=True))
     ]
+
+
+def _multiples_at_once(g: Tensor, c: Any, wants: Sequence[bool], dtypes: Sequence[Any]) -> list[Tensor | None]:
+    """The same where nothing follows: written in their dtypes, as they are read."""
+    if not isinstance(c, Tensor):
+        c = c if isinstance(c, np.ndarray) or np.ndim(c[0]) == 0 else np.asarray(c, np.float64)
+    elif c.ndim == 1 and c.device.type == "cpu":
+        c = c.tolist()
+    numbers = isinstance(c, (list, tuple))
+    found: list[Tensor | None] = []
+    for j, want in enumerate(wants):
+        if want:
+            out = None if dtypes[j] == g.dtype else torch.empty_like(g, dtype=dtypes[j])
+            found.append(_core.combine([g], (c[j],) if numbers else c[..., j : j + 1], out))
+        else:
+            found.append(None)
+    return found
 
 
 def _combine_tangent(c: Any, u: Sequence[Any], c_t: Any, u_t: Sequence[Any]) -> Any:
@@ -291,11 +298,21 @@ class _Combine(Function):
         c, u, _ = _kept(ctx)
         _, wants_c, *wants = ctx.needs_input_grad
         g = _dense(g)
-        for_c = _like_coefficients(_inner(u, g), c) if wants_c else None
-        return None, for_c, *_multiples(g, c, wants, ctx.dtypes)
+        if _recording() or _way_of([g], c) != _PLAIN:
+            for_c = _like_coefficients(_inner(u, g), c) if wants_c else None
+            return None, for_c, *_multiples(g, c, wants, ctx.dtypes)
+        for_c = None
+        if wants_c and len(u) < _MOST:
+            _, grad = _core.residual([*u, g], [0.0] * len(u) + [0.5], None)
+            for_c = _like_coefficients(grad[:, :-1], c)
+        elif wants_c:
+            for_c = _like_coefficients(_inner(u, g), c)
+        return None, for_c, *_multiples_at_once(g, c, wants, ctx.dtypes)
 
 
-class _CombineFollowed(_Combine):
+class _CombineFollowed(Function):
+    backward = staticmethod(_Combine.backward)
+
     @staticmethod
     def forward(run: Callable[..., Any], c: Any, *u: Any) -> Any:
         return run(u, c)
@@ -313,8 +330,8 @@ class _CombineFollowed(_Combine):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, _: Any, c: Any, *u: Any) -> Any:
-        u, c, B = _flattened(info.batch_size, u, in_dims[2:], c, in_dims[1])
-        return combine(u, c).unflatten(0, (info.batch_size, B)), 0
+        flat, c, B = _flattened(info.batch_size, u, in_dims[2:], c, in_dims[1])
+        return combine(flat, c).unflatten(0, (info.batch_size, B)), 0
 
 
 class _Gram(Function):
@@ -331,7 +348,9 @@ class _Gram(Function):
         return None, *(combine(u, c[:, j]).to(u[j].dtype) if want else None for j, want in enumerate(wants))
 
 
-class _GramFollowed(_Gram):
+class _GramFollowed(Function):
+    backward = staticmethod(_Gram.backward)
+
     @staticmethod
     def forward(run: Callable[..., Any], *u: Any) -> Any:
         return run(u)
@@ -350,8 +369,8 @@ class _GramFollowed(_Gram):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, _: Any, *u: Any) -> Any:
-        u, _c, B = _flattened(info.batch_size, u, in_dims[1:], None, None)
-        return gram(u).unflatten(0, (info.batch_size, B)), 0
+        flat, _c, B = _flattened(info.batch_size, u, in_dims[1:], None, None)
+        return gram(flat).unflatten(0, (info.batch_size, B)), 0
 
 
 class _Residual(Function):
@@ -376,7 +395,7 @@ class _Residual(Function):
         if not any(wants):
             return None, for_c, *[None] * len(wants)
         c = _table(c, grad)
-        if h is None and not _recording() and _way_of([*u, g], c) == _PLAIN:
+        if g is not None and h is None and not _recording() and _way_of([*u, g], c) == _PLAIN:
             return None, for_c, *_of_squared_norm(u, c.detach(), g.detach(), wants)
         return None, for_c, *_of_residual(u, c, g, h, wants)
 
@@ -404,21 +423,21 @@ def _of_squared_norm(u: Sequence[Any], c: Tensor, g: Tensor, wants: Sequence[boo
 
 def _of_residual(u: Sequence[Any], c: Tensor, g: Any, h: Any, wants: Sequence[bool]) -> list[Tensor | None]:
     """2 (g c_j + h_j) r + 2 c_j w for those wanted, each a sum of the operands."""
-    c = c.expand(c.shape[-1] and _first(u).shape[0], -1) if c.ndim == 1 else c
+    c = c.expand(_first(u).shape[0], -1) if c.ndim == 1 else c
     found: list[Tensor | None] = []
     for j, want in enumerate(wants):
         if not want:
             found.append(None)
             continue
-        share = 0.0 if g is None else g * c[:, j]
-        row = 0.0 if h is None else c[:, j, None] * h
-        if h is not None:
-            share = share + h[:, j]
-        found.append(combine(u, 2 * (share[:, None] * c + row)).to(u[j].dtype))
+        share = torch.zeros_like(c[:, j]) if g is None else g * c[:, j]
+        rows = share[:, None] * c if h is None else (share + h[:, j])[:, None] * c + c[:, j, None] * h
+        found.append(combine(u, 2 * rows).to(u[j].dtype))
     return found
 
 
-class _ResidualFollowed(_Residual):
+class _ResidualFollowed(Function):
+    backward = staticmethod(_Residual.backward)
+
     @staticmethod
     def forward(run: Callable[..., Any], c: Any, *u: Any) -> Any:
         return tuple(run(u, c))
@@ -445,8 +464,8 @@ class _ResidualFollowed(_Residual):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, _: Any, c: Any, *u: Any) -> Any:
-        u, c, B = _flattened(info.batch_size, u, in_dims[2:], c, in_dims[1])
-        loss, grad = residual(u, c)
+        flat, c, B = _flattened(info.batch_size, u, in_dims[2:], c, in_dims[1])
+        loss, grad = residual(flat, c)
         return (loss.unflatten(0, (info.batch_size, B)), grad.unflatten(0, (info.batch_size, B))), (0, 0)
 
 
@@ -541,11 +560,11 @@ class _Operator:
 
     def __init__(self, schema: str, values: Any, shapes: Any, function: Any, arithmetic: Any, batches: Any) -> None:
         name = schema.split("(")[0]
-        _LIBRARY.define(schema)
+        _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
         self._op = getattr(torch.ops.scorefusion, name).default
         self._function, self._arithmetic = function, arithmetic
-        _LIBRARY.impl(name, values, "CompositeExplicitAutograd")
-        _LIBRARY.impl(name, self._differentiable, "Autograd")
+        _LIBRARY.impl(name, values, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+        _LIBRARY.impl(name, self._differentiable, "Autograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"scorefusion::{name}", shapes, lib=_LIBRARY)
         torch.library.register_vmap(f"scorefusion::{name}", batches, lib=_LIBRARY)
 
@@ -641,7 +660,7 @@ def _batches(followed: Any) -> Callable[..., Any]:
     return rule
 
 
-_LIBRARY = torch.library.Library("scorefusion", "DEF")
+_LIBRARY = torch.library.Library("scorefusion", "DEF")  # type: ignore[no-untyped-call]
 _OPERANDS = "SymInt[] noise, Tensor[] samples"
 _OPERATORS = [
     _Operator(

@@ -818,7 +818,7 @@ class _Sampler:
         """The weighting, or what stands for a function: its values in the range."""
         if not callable(self.weighting):
             return str(self.weighting)
-        values = self._weight(np.linspace(self.low, self.high, 65)[1:])
+        values = self.weight(np.linspace(self.low, self.high, 65)[1:])
         return f"function {hashlib.sha256(values.tobytes()).hexdigest()[:8]}"
 
     def rows(self, first: int, b: int) -> _Rows:
@@ -826,20 +826,24 @@ class _Sampler:
         pair = np.arange(pairs)[:, None]
         ids = (first + np.arange(b)) * pairs + pair  # (pairs, b)
         share = (pair + _core.uniform(self.seed, _TIMES, ids)) / pairs
-        if self.times == "uniform":
-            t = self.low + (self.high - self.low) * share
-        else:
-            t = self.schedule.time(self.edges[-1] + (self.edges[0] - self.edges[-1]) * share)
-            t = np.clip(t, self.low, self.high)
+        t = self.at(share)
         level = _Level(self.schedule, t)
         bin = len(self.edge_times) - np.searchsorted(self.edge_times, t)
-        weight = self._weight(t.reshape(-1)).reshape(t.shape)
+        weight = self.weight(t.reshape(-1)).reshape(t.shape)
         t, alpha, sigma, ids, bin, weight = (_both(v, level) for v in (t, level.alpha, level.sigma, ids, bin, weight))
         sign = np.repeat(np.tile([1.0, -1.0], pairs), b)
         datum = np.tile(first + np.arange(b), self.draws)
         return _Rows(level, t, alpha, sigma, sign, ids, datum, bin, weight)
 
-    def _weight(self, t: Float64) -> Float64:
+    def at(self, share: Float64) -> Float64:
+        """The t this far into the range, 0 to 1."""
+        if self.times == "uniform":
+            return self.low + (self.high - self.low) * share
+        t = self.schedule.time(self.edges[-1] + (self.edges[0] - self.edges[-1]) * share)
+        return np.clip(t, self.low, self.high)
+
+    def weight(self, t: Float64) -> Float64:
+        """w/σ² at each of the times."""
         if self.weighting == "sigma2":
             return np.ones_like(t)
         given = self.schedule.g2(t) if self.weighting == "likelihood" else self.weighting(t)

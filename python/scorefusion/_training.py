@@ -1,0 +1,250 @@
+"""The denoising score matching loss of a fused model, for a training loop of one's own: `scorefusion.torch.FusionLoss`.
+
+    L(λ, θ) = E w(t)/σ² ‖σ Σ_j λ_j s_j(x_t, t; θ_j) + ε‖²
+
+What networks return is not made into scores: with σ s_j = a_j out_j + b_j x the residual is one sum of the outputs, of
+what x and the target say of them, and of ε, which no memory holds. One pass gives the losses and their gradient in λ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from . import _core
+from ._autograd import combine, residual
+from ._core import Noise
+from .fitting import _EPSILON, _range, _Sampler
+from .model import Fusion, Model, _described, _Level, _weights, as_models
+from .schedule import EDM, Schedule
+
+Float64 = NDArray[np.float64]
+
+_SPREAD = 1 << 63 | 0x7370 << 40  # the stream of where a batch's times begin
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴/φ: multiples of it, modulo 2⁶⁴, are spread as evenly as can be
+
+
+class _Question(NamedTuple):
+    """How a model is asked about rows of x, and read: σ s = scale·out + shift·x."""
+
+    t: Any  # a number or (rows,)
+    state: Any  # x is multiplied by it
+    scale: Float64  # (rows,)
+    shift: Float64
+
+
+class FusionLoss(nn.Module):
+    """E w(t)/σ² ‖σ Σ_j λ_j s_j(x_t, t) + ε‖², summed over the event and averaged over the data: what `fit` minimises
+
+    Args:
+        models: k `Model` objects of any prediction types, or bare modules and functions (x, t) -> score. Those that
+            are ``nn.Module``, or whose function is, become part of this one: their parameters, device, state.
+        schedule: that of t; models of other schedules are asked at the same log-SNR.
+        weights: None: λ = softmax(logits), with ``logits (k,)`` a parameter, uniform at first. A ``nn.Parameter`` (k,)
+            on the simplex: λ itself, whose ``.grad`` is for an optimiser of yours or for `SimplexDescent`. Numbers
+            ``(k,)``: they stay as they are.
+        draws: rows for each datum, 1, or even: then in pairs (t, ε), (t, −ε), and those that `fit` draws.
+        t_range, times, weighting: as for `fit`.
+
+    ``loss = module(x0, seed=step)``: x0 ``(n, *event)``, a scalar float64. t and ε of a datum depend on the seed and on
+    its number, which counts from `first_datum`, alone. With one draw the times of data that follow one another are
+    spread evenly over the range. Gradients flow into the weights, the models and x0. No score, noise or residual is
+    stored: beside what networks keep, x_t and small tables are.
+
+    ``module.weights``: λ ``(k,)``, which may be set at any time, to numbers on the simplex.
+
+    Example:
+        >>> import torch
+        >>> import scorefusion as sf
+        >>> nets = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+        >>> models = [sf.Model(lambda x, t, net=net: net(x), "epsilon") for net in nets]
+        >>> loss = sf.torch.FusionLoss(models, sf.schedule.VP())
+        >>> loss(torch.zeros(8, 2), seed=1).backward()
+        >>> loss.logits.grad.shape, nets[0].weight.grad.shape
+        (torch.Size([2]), torch.Size([2, 2]))
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Any],
+        schedule: Schedule,
+        *,
+        weights: Any = None,
+        draws: int = 1,
+        t_range: tuple[float, float] | None = None,
+        times: str | None = None,
+        weighting: Any = "sigma2",
+    ) -> None:
+        super().__init__()
+        if draws != 1 and (draws < 2 or draws % 2):
+            raise ValueError(f"draws must be 1 or even, for they come in pairs (t, ε), (t, −ε), got {draws}")
+        times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
+        if times not in ("uniform", "logsnr"):
+            raise ValueError(f"times must be one of 'uniform', 'logsnr', got {times!r}")
+        self.models = as_models(models, schedule)
+        self.networks = nn.ModuleList(
+            dict.fromkeys(fn for model in self.models for fn in _functions(model) if isinstance(fn, nn.Module))
+        )
+        low, high = _range(self.models, schedule, t_range, None)
+        self._sampler = _Sampler(schedule, low, high, times, max(draws, 2), weighting, 1, 0)
+        self.draws = draws
+        if weights is None:
+            self.logits = nn.Parameter(torch.zeros(len(self.models)))
+        elif isinstance(weights, nn.Parameter):
+            _on_simplex(weights, len(self.models))
+            self.register_parameter("simplex", weights)
+        else:
+            self._fixed = _on_simplex(weights, len(self.models))
+
+    @property
+    def weights(self) -> Tensor:
+        """λ ``(k,)``."""
+        if "logits" in self._parameters:
+            return torch.softmax(self.logits, 0)
+        simplex = self._parameters.get("simplex")
+        return self._fixed if simplex is None else simplex
+
+    @weights.setter
+    def weights(self, weights: Any) -> None:
+        values = _on_simplex(weights, len(self.models))
+        with torch.no_grad():
+            if "logits" in self._parameters:
+                if not (values > 0).all():
+                    raise ValueError(f"weights must be positive where they are a softmax, got {values.tolist()}")
+                logits = values.log()
+                self.logits.copy_(logits - logits.mean())
+            elif "simplex" in self._parameters:
+                self._parameters["simplex"].copy_(values)  # type: ignore[union-attr]
+            else:
+                self._fixed = values
+
+    def get_extra_state(self) -> Tensor:
+        """Weights that are no parameter: not a buffer, which ``.to(torch.bfloat16)`` would round."""
+        return self._fixed if hasattr(self, "_fixed") else torch.empty(0, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if state.numel():
+            self.weights = state
+
+    def forward(self, x0: Tensor, *, seed: int = 0, first_datum: int = 0) -> Tensor:
+        """The loss of these data ``(n, *event)``, the mean over their rows: a scalar, float64."""
+        if not isinstance(x0, Tensor) or x0.ndim < 1 or x0.shape[0] == 0 or not x0.is_floating_point():
+            raise TypeError(f"x0 must be a tensor (n, *event) of floats with n of at least 1, got {_described(x0)}")
+        rows = self._rows(seed, first_datum, x0.shape[0])
+        x0 = x0 if self.draws == 1 else x0.repeat(self.draws, *[1] * (x0.ndim - 1))
+        questions = self._questions(rows)
+        table = _Table(x0.device)
+        noising = table.add(rows.alpha, rows.sign * rows.sigma)
+        asked = [(table.add(question.t), table.add(question.state)) for question in questions]
+        # a shift that all models have in common goes into the target: x = α x₀ ± σ ε are operands already
+        common = questions[0].shift
+        target = table.add(rows.sign * rows.alpha * common, 1 + rows.sigma * common)
+        scale = table.add(*(rows.sign * question.scale for question in questions))
+        shift = table.add(*(rows.sign * (question.shift - common) for question in questions))
+        weight = table.add(rows.weight)
+        ids = rows.first if self.draws == 1 else rows.ids
+        noise = Noise(seed, _EPSILON, ids if isinstance(ids, int) or x0.device.type == "cpu" else _like_ids(ids, x0))
+
+        values = table.filled()
+        x = combine([x0, noise], values[:, noising])
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        u: list[Any] = []
+        for model, question, (t, state) in zip(self.models, questions, asked, strict=True):
+            given = x if np.all(question.state == 1) else combine([x], values[:, state])
+            theirs = model._theirs(given)
+            ours = model.framework in (None, "torch")
+            times = values[:, t][:, 0].to(dtype) if ours else model._times(_rows_of(question.t, len(rows.t)), theirs)
+            u.append(model._ask(given, theirs, times))
+        weights = self.weights.to(device=x0.device, dtype=torch.float64)
+        c = [values[:, scale] * weights]
+        if any(question.shift is not common and (question.shift != common).any() for question in questions):
+            u.append(x)
+            c.append(values[:, shift] @ weights[:, None])
+        if common.any():
+            u.append(x0)
+            c.append(values[:, target])
+        else:
+            c.append(values[:, target][:, 1:])
+        losses = residual([*u, noise], torch.cat(c, dim=1)).loss
+        return (losses * values[:, weight][:, 0]).mean()
+
+    def _rows(self, seed: int, first: int, n: int) -> _Drawn:
+        """t, ε and w of every row: of the seed and the datum's number."""
+        sampler = self._sampler
+        if self.draws > 1:
+            sampler.seed = seed
+            rows = sampler.rows(first, n)
+            return _Drawn(first, rows.t, rows.alpha, rows.sigma, rows.sign, rows.ids, rows.weight)
+        ids = first + np.arange(n)
+        begin = _core.uniform(seed, _SPREAD, np.zeros(1, np.int64))[0]
+        share = (begin + (ids.astype(np.uint64) * _GOLDEN) / 2.0**64) % 1.0
+        t = sampler.at(share)
+        level = _Level(sampler.schedule, t)
+        return _Drawn(first, t, level.alpha, level.sigma, np.ones(n), ids, sampler.weight(t))
+
+    def _questions(self, rows: _Drawn) -> list[_Question]:
+        level = _Level(self._sampler.schedule, rows.t)
+        questions = []
+        for model in self.models:
+            wanted, factor = ("score", level.sigma) if model.predicts == "score" else ("epsilon", -1.0)
+            reading = model._reading(level, wanted)
+            scale, shift = (np.broadcast_to(factor * v, rows.t.shape) for v in (reading.a, reading.b))
+            questions.append(_Question(reading.t, reading.scale, scale, shift))
+        return questions
+
+
+class _Drawn(NamedTuple):
+    """The rows of a batch, on the host; ``(rows,)`` each."""
+
+    first: int
+    t: Float64
+    alpha: Float64
+    sigma: Float64
+    sign: Float64  # of the noise
+    ids: Any  # int64
+    weight: Float64  # w/σ²
+
+
+class _Table:
+    """Columns that go to the device in one transfer."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._columns = device, list[Any]()
+
+    def add(self, *columns: Any) -> slice:
+        """Where they will be."""
+        begin = len(self._columns)
+        self._columns += columns
+        return slice(begin, len(self._columns))
+
+    def filled(self) -> Tensor:
+        """``(rows, columns)`` float64"""
+        rows = max(np.size(column) for column in self._columns)
+        values = np.stack([np.broadcast_to(column, rows) for column in self._columns], axis=1)
+        return torch.from_numpy(values).to(self._device, non_blocking=True)
+
+
+def _rows_of(t: Any, rows: int) -> Any:
+    return np.broadcast_to(np.asarray(t, np.float64), rows)
+
+
+def _like_ids(ids: Any, x0: Tensor) -> Tensor:
+    return torch.from_numpy(ids).to(x0.device, non_blocking=True)
+
+
+def _functions(model: Model) -> list[Any]:
+    """What a model calls, those of a fusion's models too."""
+    return [fn for part in model.models for fn in _functions(part)] if isinstance(model, Fusion) else [model.fn]
+
+
+def _on_simplex(weights: Any, k: int) -> Tensor:
+    """λ ``(k,)`` on the host."""
+    values = torch.as_tensor(_weights(getattr(weights, "weights", weights), k))
+    if not ((values >= 0).all() and abs(float(values.sum()) - 1) < 1e-6):
+        raise ValueError(f"weights must be on the simplex (none negative, of sum 1), got {values.tolist()}")
+    return values
