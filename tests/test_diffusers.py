@@ -121,7 +121,10 @@ def test_gradients_reach_networks_and_weights():
     y = weights[0] * out[0] + weights[1] * out[1]
     expected = torch.autograd.grad(y.square().sum(), [*fused.parameters(), weights])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(y.square().sum()))
-    np.testing.assert_array_equal(fused.weights, np.float32(LAMBDA))
+    assert fused.weights is weights
+    fused.weights = torch.nn.Parameter(torch.tensor(LAMBDA))
+    assert len(list(fused.parameters())) == len(found)
+    assert len(torch.autograd.grad(fused(x, t).sample.sum(), [fused.weights])) == 1
 
 
 # ----------------------------------------------------------------------------------------------------------- weights
@@ -185,7 +188,7 @@ def test_weights_that_cannot_be_are_refused(weights):
         sf.diffusers.fuse([Recorder(1.0), Recorder(2.0)], weights)
     fused = sf.diffusers.fuse([Recorder(1.0), Recorder(2.0)], lambda t: weights)
     if weights != [[0.5, 0.5]]:
-        with pytest.raises(ValueError, match=r"weights\(t\) must be \(2,\)"):
+        with pytest.raises(ValueError, match=r"weights(\(t\) must be \(2,\)| must be finite)"):
             fused(torch.zeros(2, 4, 3, 3), 1)
 
 

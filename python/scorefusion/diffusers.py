@@ -35,14 +35,16 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 
 from . import _namespace, fitting, superposition
+from ._autograd import combine
 from ._core import Noise
+from ._fused import Weighted
 from .fitting import Fit
 from .model import Fusion, Model, _weights
 from .schedule import Discrete, Schedule
-from .torch import combine
 
 __all__ = ["FusedModel", "ImageSuperposition", "encode_prompts", "fit", "fuse", "superpose"]
 
+_ONE = [1.0]  # the weights of one branch that is returned as it is
 _ENCODE = 1 << 63 | 0x7661 << 40  # the stream of the noise in encoded images
 _KINDS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
@@ -74,7 +76,7 @@ _FOR_ALL = frozenset(
 # A network that is several
 
 
-class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class FusedModel(Weighted, ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Σ_i λ_i out_i of k branches, each a network, called as each of them is: made by `fuse`
 
     A diffusers model like others: ``config`` (that of the first network, and its own), ``dtype``, ``device``, ``to``,
@@ -83,7 +85,7 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ``fuse_qkv_projections``, ``set_attn_processor``, ``enable_cache``, ...) changes all.
 
     ``weights``: λ, see `fuse`; may be set at any time, also within a call of the pipeline, by its
-    ``callback_on_step_end``. ``guidance``: likewise.
+    ``callback_on_step_end``; ``guidance`` likewise. ``models``: the networks.
 
     Args:
         networks: modules, or their configurations.
@@ -111,28 +113,12 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self._noted: dict[str, Any] = {}
         _check_alike(modules)
         k = len(self._branches)
-        self.weights = np.full(k, 1 / k) if weights is None else weights
+        self._begin(k, np.full(k, 1 / k) if weights is None else weights)
         self.guidance = guidance
 
     @property
     def _networks(self) -> list[Any]:
         return list(self._modules["models"]._modules.values())  # type: ignore[union-attr]
-
-    # Weights
-
-    @property
-    def weights(self) -> Any:
-        """λ ``(k,)``, NumPy float64, a copy; or the function of t."""
-        return self._function or np.array([float(weight) for weight in self._fixed])
-
-    @weights.setter
-    def weights(self, weights: Any) -> None:
-        self._function: Callable[[Any], Any] | None = weights if callable(weights) else None
-        if self._function is None:
-            weights = getattr(weights, "weights", weights)
-            self._fixed: list[Any] = _weights(weights, len(self._branches)).tolist()
-            if isinstance(weights, torch.Tensor) and weights.requires_grad:
-                self._fixed = list(weights.unbind())
 
     @property
     def guidance(self) -> Any:
@@ -141,7 +127,7 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @guidance.setter
     def guidance(self, guidance: Any) -> None:
-        self._guidance = None if guidance is None else _weights(guidance, len(self._branches))
+        self._guidance = None if guidance is None else _weights(guidance, self.k)
 
     # The call
 
@@ -153,52 +139,38 @@ class FusedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]
             if carried and "branches" in carried:
                 own = self._own(carried["branches"])
                 kwargs[name] = {key: value for key, value in carried.items() if key != "branches"} or None
-        weights = self._fixed if self._function is None else self._weights_at(*args, **kwargs)
+        called, c = self._coefficients() if self._function is None else self._at(*args, **kwargs)
         plain = own is None and self._resting is None and self._context is None
         networks = self._networks
-        u, c, asked = [], [], []
+        u = []
         result: Any = None
-        for i, n in enumerate(self._branches):
-            weight = weights[i]
-            if type(weight) is float and weight == 0.0:
-                continue
+        for i in called:
             if plain:
-                result = networks[n](*args, **kwargs)
+                result = networks[self._branches[i]](*args, **kwargs)
             else:
                 result = self._call(i, args, kwargs if own is None else self._replaced(own[i], args, kwargs))
             u.append(result if isinstance(result, torch.Tensor) else result[0])
-            c.append(weight)
-            asked.append(i)
         if not u:
             raise ValueError("all weights are 0, so there is nothing to predict: set others")
         if self._guidance is None:
-            y = _combined(u, c)
+            y = u[0] if type(c) is list and c == _ONE else combine(u, c)
         else:
-            y = _guided_apart(u, c, self._guidance[asked].tolist(), _sample_of(*args, **kwargs))
+            y = _guided_apart(u, c, self._guidance[called], _sample_of(*args, **kwargs))
         return (y,) if type(result) is tuple and len(result) == 1 else _like(result, y)
 
-    def _weights_at(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """k floats, or k arrays ``(B,)``."""
-        assert self._function is not None
+    def _at(self, *args: Any, **kwargs: Any) -> tuple[list[int], Any]:
+        """The branches that are called and their weights, which depend on the time."""
         t = args[1] if len(args) > 1 else kwargs["timestep"]
         times = np.asarray(_namespace.host(t) if isinstance(t, torch.Tensor) else t, np.float64).reshape(-1)
         if type(self._networks[0]).__name__.startswith(_PER_THOUSAND):
             times = 1000 * times
         same = len(times) > 0 and bool((times == times[0]).all())
-        weights = self._function(float(times[0]) if same else times)
-        weights = np.asarray(_namespace.host(weights) if _namespace.is_array(weights) else weights, np.float64)
-        k = len(self._branches)
-        if weights.shape[-1:] != (k,) or weights.ndim > 2 or not np.isfinite(weights).all():
-            raise ValueError(f"weights(t) must be ({k},) for {k} branches, and finite, got {weights.tolist()}")
-        if weights.ndim == 1:
-            return weights.tolist()  # type: ignore[no-any-return]
-        return [column if column.any() else 0.0 for column in weights.T]
+        return self._of_time(float(times[0]) if same else times, len(_sample_of(*args, **kwargs)))
 
     def _own(self, branches: Any) -> list[dict[str, Any]]:
         """What each branch is called with instead."""
-        k = len(self._branches)
-        if len(branches) != k:
-            raise ValueError(f"branches must be {k} dictionaries of what each branch is given, got {len(branches)}")
+        if len(branches) != self.k:
+            raise ValueError(f"branches must be {self.k} dictionaries, one for each branch, got {len(branches)}")
         return [own or {} for own in branches]
 
     def _replaced(self, own: dict[str, Any], args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -440,31 +412,19 @@ def _kind_of(scheduler: Any) -> str:
     return _KINDS[kind]
 
 
-def _combined(u: list[Any], c: list[Any]) -> Any:
-    """Σ_j c_j u_j, each c_j a number or ``(B,)``, NumPy or a tensor."""
-    if len(u) == 1 and type(c[0]) is float and c[0] == 1.0:
-        return u[0]
-    for c_j in c:
-        if isinstance(c_j, np.ndarray):
-            return combine(u, np.stack(np.broadcast_arrays(*c), axis=-1))
-    return combine(u, c)
-
-
-def _guided_apart(u: list[Any], c: list[Any], r: list[float], x: Any) -> Any:
-    """[U, U + Σ_j c_j r_j (text_j − un_j)] of outputs [un_j, text_j], U = Σ_j c_j un_j."""
+def _guided_apart(u: list[Any], c: Any, r: Any, x: Any) -> Any:
+    """[U, U + Σ_j c_j r_j (text_j − un_j)] of outputs [un_j, text_j], U = Σ_j c_j un_j; c ``(m,)`` or ``(B, m)``."""
     n = len(u[0]) // 2
     if len(u[0]) != 2 * n or not torch.equal(x[:n], x[n:]):
         raise ValueError(
             "guidance of each branch needs a batch [unconditional, conditional] of the same samples: "
             "a pipeline that calls its network so, with guidance at work (guidance_scale > 1)"
         )
-    low = [c_j if type(c_j) is float else c_j[:n] for c_j in c]
-    high = [c_j if type(c_j) is float else c_j[n:] for c_j in c]
+    c = torch.as_tensor(c, dtype=torch.float64)
+    low, high = (c, c) if c.ndim == 1 else (c[:n], c[n:])
+    guided = high * torch.as_tensor(r, device=c.device)
     un, text = [u_j[:n] for u_j in u], [u_j[n:] for u_j in u]
-    rest = [a - b * r_j for a, b, r_j in zip(low, high, r, strict=True)]
-    return torch.cat(
-        [_combined(un, low), _combined(un + text, rest + [b * r_j for b, r_j in zip(high, r, strict=True)])]
-    )
+    return torch.cat([combine(un, low), combine(un + text, torch.cat([low - guided, guided], -1))])
 
 
 def _like(result: Any, y: Any) -> Any:
@@ -670,7 +630,7 @@ def encode_prompts(
     """
     pipes = list(pipelines) if isinstance(pipelines, (list, tuple)) else [pipelines]
     network = _network_of(pipes[0], "pipelines[0]")
-    k = len(network._branches) if isinstance(network, FusedModel) else len(pipes)
+    k = network.k if isinstance(network, FusedModel) else len(pipes)
     texts = [[text] if isinstance(text, str) else list(text) for text in _each(prompts, k, "prompts")]
     if any(len(text) != len(texts[0]) for text in texts):
         raise ValueError(f"prompts must be as many for each branch, got {[len(text) for text in texts]}")
@@ -794,7 +754,7 @@ def _networks_of(pipelines: Any) -> list[tuple[Any, Callable[..., Any]]]:
             raise TypeError(f"pipelines must be pipelines of diffusers, got a {type(pipe).__name__}")
         network = _network_of(pipe, f"pipelines[{i}]")
         if isinstance(network, FusedModel):
-            found += [(pipe, functools.partial(network.branch, j)) for j in range(len(network._branches))]
+            found += [(pipe, functools.partial(network.branch, j)) for j in range(network.k)]
         else:
             found.append((pipe, network))
     return found
