@@ -34,6 +34,7 @@ from .ops import Residual
 _MOST = 64  # operands in one pass
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 
 # Bound once: the four ways have to be told apart in a fraction of what a small call takes.
@@ -190,6 +191,14 @@ def _like_coefficients(grad: Tensor, c: Tensor) -> Tensor:
     return (grad.sum(0) if c.ndim == 1 else grad).to(device=c.device, dtype=c.dtype)
 
 
+def _like_coefficients_at_once(grad: Tensor, c: Tensor) -> Tensor:
+    """Of a gradient ``(B, m + 1)`` all but the last column, where nothing follows."""
+    if not (grad.is_cpu and c.is_cpu and c.dtype in _NUMPY):
+        return _like_coefficients(grad[:, :-1], c)
+    values = grad.numpy()[:, :-1]  # a third of the time of torch's own three operations
+    return torch.from_numpy((values.sum(0) if c.ndim == 1 else values).astype(_NUMPY[c.dtype]))
+
+
 def _table(c: Any, like: Tensor) -> Tensor:
     """c as ``(m,)`` or ``(B, m)`` float64, on the device of `like`."""
     return torch.as_tensor(c, dtype=torch.float64, device=like.device)
@@ -304,7 +313,7 @@ class _Combine(Function):
         for_c = None
         if wants_c and len(u) < _MOST:
             _, grad = _core.residual([*u, g], [0.0] * len(u) + [0.5], None)
-            for_c = _like_coefficients(grad[:, :-1], c)
+            for_c = _like_coefficients_at_once(grad, c)
         elif wants_c:
             for_c = _like_coefficients(_inner(u, g), c)
         return None, for_c, *_multiples_at_once(g, c, wants, ctx.dtypes)
