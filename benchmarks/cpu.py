@@ -16,7 +16,7 @@ import torch
 
 import scorefusion as sf
 
-from . import fitting, peers, sampling, training
+from . import fitting, peers, pipelines, sampling, training
 from .harness import OURS, Contender, Goal, Line, Result, Times, measure
 from .peaks import read_all, streaming_copy
 from .report import read_results
@@ -303,6 +303,7 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "fit": lambda options: fitting.cost(options.quick),
     "sampling": lambda options: sampling.steps(options.quick),
     "training": lambda options: training.step(options.quick),
+    "pipelines": lambda options: pipelines.fused(options.quick),
 }
 PARTS = {"noise-of-one-core": noise_of_one_core}  # run by a group, not by themselves
 
