@@ -673,6 +673,7 @@ def test_images_of_every_kind_are_the_same_data():
         "numpy": (bytes_ / 255).permute(0, 2, 3, 1).numpy(),
         "numpy bytes": bytes_.permute(0, 2, 3, 1).numpy(),
         "PIL": [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in bytes_],
+        "a list": list(bytes_ / 255),
         "loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(bytes_ / 255), batch_size=4),
     }
     fits = {name: sf.diffusers.fit(pipes, data, draws=2, progress=False) for name, data in kinds.items()}
@@ -734,5 +735,7 @@ def test_latents_of_two_kinds_are_refused():
     other.vae = pipelines.vae(scaling_factor=0.5)
     with pytest.raises(ValueError, match="latents of one kind"):
         sf.diffusers.fit([pipelines.sd(), other], images())
+    with pytest.raises(ValueError, match=r"images must be .*, got \(6, 16, 16\)"):
+        sf.diffusers.fit([pipelines.sd(), pipelines.sd(seed=1)], images()[:, 0])
     with pytest.raises(TypeError, match="must be pipelines of diffusers, got a UNet2DModel"):
         sf.diffusers.fit([NETWORKS["ddpm"]()], images())

@@ -921,8 +921,13 @@ def _scaling(vae: Any) -> tuple[Any, Any]:
 
 def _encoded_images(pipe: Any, images: Any, first: int, seed: int, batch_size: int) -> Any:
     """Latents ``(n, *event)`` of images, float32; noise of the VAE's is that of datum first, first + 1, ..."""
-    if not isinstance(images, (list, tuple)) and str(images.dtype).endswith("uint8"):
-        images = images / 255
+    if _namespace.is_array(images):
+        if images.ndim != 4:
+            raise ValueError(
+                f"images must be (n, 3, height, width) or (n, height, width, 3), got {tuple(images.shape)}"
+            )
+        if str(images.dtype).endswith("uint8"):
+            images = images / 255
     pixels = _processor(pipe).preprocess(images)
     vae = getattr(pipe, "vae", None)
     if vae is None:
@@ -990,8 +995,9 @@ def fit(
     Args:
         pipelines: k of them (SD 1.x, 2.x, XL, 3, DDPM), or one whose network is a `FusedModel`. Schedulers may differ:
             networks are asked at the same log-SNR. VAEs must scale latents alike.
-        images: what pipelines return: PIL images, NumPy ``(n, height, width, 3)`` or torch ``(n, 3, height, width)`` in
-            [0, 1] (or bytes); or an iterable of batches of such (a DataLoader; of a tuple the first entry), read once.
+        images: what pipelines return: a list of PIL images, NumPy ``(n, height, width, 3)`` or torch
+            ``(n, 3, height, width)`` in [0, 1] (or bytes); or an iterable of batches of such (a DataLoader; of a tuple
+            the first entry), read once.
         prompt: what the networks are told; one for all, or k.
         batch_size: rows in each call of a network.
         first_datum: the index of the first image, for parts that are fitted apart and merged.
@@ -1017,7 +1023,9 @@ def fit(
         return _encoded_images(first, batch, i, seed, batch_size)
 
     data: Any
-    if _namespace.is_array(images) or (isinstance(images, (list, tuple)) and not _namespace.is_array(images[0])):
+    if isinstance(images, (list, tuple)) and len(images) and getattr(images[0], "ndim", 0) == 3:
+        images = _namespace.namespace(images[0]).stack(list(images))
+    if _namespace.is_array(images) or (isinstance(images, (list, tuple)) and hasattr(images[0], "convert")):  # PIL
         data = encoded(images, first_datum)
     else:
         data = _Batches(images, encoded, first_datum)
