@@ -13,6 +13,7 @@ import pytest
 import scorefusion as sf
 
 torch = pytest.importorskip("torch")
+operators = torch.ops.scorefusion  # looked up when they are asked for, after sf.torch is there
 forward_ad = torch.autograd.forward_ad
 func = torch.func
 
@@ -148,8 +149,8 @@ def test_transforms_of_torch_func(transform, per_sample):
 
 def test_a_tangent_never_vanishes():
     """Through the operators too, which torch itself would let pass without one."""
+    assert sf.torch
     x, t, c = torch.randn(3, 4, dtype=F64), torch.randn(3, 4, dtype=F64), torch.tensor([0.5, 2.0], dtype=F64)
-    operators = torch.ops.scorefusion
     for f, want in [
         (lambda x: sf.torch.combine([x, NOISE], c), c[0] * t),
         (lambda x: operators.combine([x], c, [1, 7, 2, 5], []), c[0] * t),
@@ -255,7 +256,8 @@ def test_under_autocast_and_checkpointing():
 @pytest.mark.parametrize("wanted", [False, True])
 def test_torch_finds_the_operators_in_order(wanted, per_sample):
     c, *u = (v.detach().float().requires_grad_(wanted) for v in inputs(per_sample, event=(2, 3, 4)))
-    operators, ids = torch.ops.scorefusion, torch.arange(3)
+    ids = torch.arange(3)
+    assert sf.torch
     torch.library.opcheck(operators.combine, (u, c, [1, 7, 2, 5], []))
     torch.library.opcheck(operators.gram, (u, [1, 7, 2, -1], [ids]))
     torch.library.opcheck(operators.residual, (u, c, [3, -7, 2, 5], []))
@@ -432,14 +434,13 @@ from torch.nn.parallel import DistributedDataParallel
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 torch.manual_seed(0)
-nets = [torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)]
-loss = sf.torch.FusionLoss([sf.Model(torch.nn.Sequential(net), "epsilon", time=None) for net in nets], sf.schedule.VP())
-for model, net in zip(loss.models, nets):
-    model.fn = lambda x, t, net=net: net(x)
-loss.networks = torch.nn.ModuleList(nets)
+nets = [torch.nn.Bilinear(3, 1, 3), torch.nn.Bilinear(3, 1, 3)]
+models = [sf.Model(net, "epsilon", time=lambda t: t[:, None]) for net in nets]
+loss = sf.torch.FusionLoss(models, sf.schedule.VP())
 x0 = torch.randn(8, 3)
 alone = torch.autograd.grad(loss(x0, seed=3), list(loss.parameters()))
-part = DistributedDataParallel(loss)(x0[4 * rank : 4 * rank + 4], seed=3, first_datum=4 * rank)
+parallel = DistributedDataParallel(loss)
+part = parallel(x0[4 * rank : 4 * rank + 4], seed=3, first_datum=4 * rank)
 part.backward()
 for p, g in zip(loss.parameters(), alone):
     torch.testing.assert_close(p.grad, g)

@@ -119,7 +119,6 @@ __all__ = [
     "combine",
     "combine_gram",
     "cuda",
-    "diffusers",
     "fit",
     "fit_densities",
     "get_num_threads",

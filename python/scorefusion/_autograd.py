@@ -71,7 +71,9 @@ def combine(u: Sequence[Any], c: Any) -> Any:
         return _core.combine(u, c, None)
     if way == _OPERATOR:
         return torch.ops.scorefusion.combine(*_for_operator(u, c))
-    return _Combine.apply(_run_combine, c, *u) if way == _RECORDED else _CombineFollowed.apply(combine, c, *u)
+    if way == _RECORDED:
+        return _Combine.apply(_run_combine, c, *u)  # type: ignore[no-untyped-call]
+    return _CombineFollowed.apply(combine, c, *u)  # type: ignore[no-untyped-call]
 
 
 def gram(u: Sequence[Any]) -> Any:
@@ -89,7 +91,9 @@ def gram(u: Sequence[Any]) -> Any:
     if way == _OPERATOR:
         arrays, _, noise, samples = _for_operator(u, [])
         return torch.ops.scorefusion.gram(arrays, noise, samples)
-    return _Gram.apply(_run_gram, *u) if way == _RECORDED else _GramFollowed.apply(gram, *u)
+    if way == _RECORDED:
+        return _Gram.apply(_run_gram, *u)  # type: ignore[no-untyped-call]
+    return _GramFollowed.apply(gram, *u)  # type: ignore[no-untyped-call]
 
 
 def residual(u: Sequence[Any], c: Any) -> Residual:
@@ -111,8 +115,8 @@ def residual(u: Sequence[Any], c: Any) -> Residual:
     if way == _OPERATOR:
         return Residual._make(torch.ops.scorefusion.residual(*_for_operator(u, c)))
     if way == _RECORDED:
-        return Residual._make(_Residual.apply(_run_residual, c, *u))
-    return Residual._make(_ResidualFollowed.apply(residual, c, *u))
+        return Residual._make(_Residual.apply(_run_residual, c, *u))  # type: ignore[no-untyped-call]
+    return Residual._make(_ResidualFollowed.apply(residual, c, *u))  # type: ignore[no-untyped-call]
 
 
 def _way_of(u: Sequence[Any], c: Any) -> int:
@@ -149,7 +153,7 @@ def _coefficients(c: Any) -> Any:
         for c_j in c:
             if isinstance(c_j, Tensor):
                 numbers = [torch.as_tensor(v, dtype=torch.float64, device=c_j.device) for v in c]
-                return torch.stack(torch.broadcast_tensors(*numbers), dim=-1)
+                return torch.stack(torch.broadcast_tensors(*numbers), dim=-1)  # type: ignore[no-untyped-call]
     return c
 
 
@@ -534,7 +538,7 @@ def _for_operator(u: Sequence[Any], c: Any) -> tuple[list[Tensor], Tensor, list[
         numbered = not isinstance(v.sample, (np.ndarray, Tensor))
         noise += [j, _signed(v.seed), _signed(v.stream), v.sample if numbered else -1]
         if not numbered:
-            samples.append(v.sample if isinstance(v.sample, Tensor) else torch.tensor(v.sample))
+            samples.append(v.sample if isinstance(v.sample, Tensor) else torch.as_tensor(np.array(v.sample)))
     return arrays, c if isinstance(c, Tensor) else torch.as_tensor(c, dtype=torch.float64), noise, samples
 
 

@@ -43,7 +43,7 @@ class CompiledStep:
         self._run, self._readings, self._capture = run, readings, capture
         self._remembers = bool(getattr(solver, "remembers", False))
         self._noisy = [z != 0.0 for z in table.z]
-        self._x = run.x
+        self._x: Tensor = run.x
         self._before = torch.zeros_like(run.x) if self._remembers else None
         self._z = torch.zeros_like(run.x) if any(self._noisy) else None
         # The columns of a row: t and scale of each network, then the coefficients, as `_advance` reads them.
@@ -58,7 +58,8 @@ class CompiledStep:
                 rows[i, 3 * n] += table.y[i]
         self._table = torch.from_numpy(rows).to(run.x.device)
         self._row = torch.zeros_like(self._table[0])
-        self._streams = [torch.cuda.Stream(run.x.device) for _ in range(streams)] if capture and streams > 1 else []
+        stream: Any = torch.cuda.Stream
+        self._streams = [stream(run.x.device) for _ in range(streams)] if capture and streams > 1 else []
         self._graph: Any = None
 
     def start(self) -> Tensor:
@@ -93,13 +94,14 @@ class CompiledStep:
         x = self.start() if x is None else x
         for i in range(self.steps):
             x = self(x, i)
-        return x.clone() if self._run._asked is None else _namespace.cast_to(x, self._run._asked)  # type: ignore[no-any-return]
+        last: Tensor = x.clone() if self._run._asked is None else _namespace.cast_to(x, self._run._asked)
+        return last
 
     def _record(self) -> None:
         """Into a graph, what `_advance` launches; the state is as it was before."""
         held = [v for v in (self._x, self._before) if v is not None]
         saved = [v.clone() for v in held]
-        side = torch.cuda.Stream(self._x.device)
+        side = torch.cuda.Stream(self._x.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._x.device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
@@ -115,7 +117,7 @@ class CompiledStep:
     def _advance(self) -> None:
         """One step, of what lies in `_row`: no number in here is the host's but sizes."""
         n = len(self._readings)
-        t, scale, c, last = self._row.split([n, n, n + 1, 4])
+        t, scale, c, last = self._row.split([n, n, n + 1, 4])  # type: ignore[no-untyped-call]
         outs = self._ask(t, scale)
         u: list[Any] = [*outs, self._x]
         if self._before is not None:
@@ -130,7 +132,7 @@ class CompiledStep:
     def _ask(self, t: Tensor, scale: Tensor) -> list[Any]:
         """What the networks return at the state; each on a stream of its own, if there are several."""
         x = self._x if self._run._asked is None else _namespace.cast_to(self._x, self._run._asked)
-        here = torch.cuda.current_stream(x.device) if self._streams else None
+        here: Any = torch.cuda.current_stream(x.device) if self._streams else None
         outs = []
         for j, reading in enumerate(self._readings):
             stream = self._streams[j % len(self._streams)] if self._streams else None
@@ -141,7 +143,7 @@ class CompiledStep:
             with torch.cuda.stream(stream):
                 outs.append(self._answer(reading, x, t[j : j + 1], scale[j : j + 1]))
         for stream in self._streams:
-            here.wait_stream(stream)  # type: ignore[union-attr]  # the sum reads what they wrote
+            here.wait_stream(stream)  # the sum reads what they wrote
         return outs
 
     def _answer(self, reading: Any, x: Tensor, t: Tensor, scale: Tensor) -> Any:

@@ -171,7 +171,8 @@ class FusionLoss(nn.Module):
         else:
             c.append(values[:, target][:, 1:])
         losses = residual([*u, noise], torch.cat(c, dim=1)).loss
-        return (losses * values[:, weight][:, 0]).mean()
+        loss: Tensor = (losses * values[:, weight][:, 0]).mean()
+        return loss
 
     def _rows(self, seed: int, first: int, n: int) -> _Drawn:
         """t, ε and w of every row: of the seed and the datum's number."""

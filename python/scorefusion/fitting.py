@@ -840,7 +840,8 @@ class _Sampler:
         if self.times == "uniform":
             return self.low + (self.high - self.low) * share
         t = self.schedule.time(self.edges[-1] + (self.edges[0] - self.edges[-1]) * share)
-        return np.clip(t, self.low, self.high)
+        clipped: Float64 = np.clip(t, self.low, self.high)
+        return clipped
 
     def weight(self, t: Float64) -> Float64:
         """w/σ² at each of the times."""
