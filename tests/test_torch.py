@@ -253,9 +253,8 @@ def test_under_autocast_and_checkpointing():
 
 
 @every_form
-@pytest.mark.parametrize("wanted", [False, True])
-def test_torch_finds_the_operators_in_order(wanted, per_sample):
-    c, *u = (v.detach().float().requires_grad_(wanted) for v in inputs(per_sample, event=(2, 3, 4)))
+def test_torch_finds_the_operators_in_order(per_sample):
+    c, *u = (v.detach().float().requires_grad_() for v in inputs(per_sample, event=(2, 3, 4)))
     ids = torch.arange(3)
     assert sf.torch
     torch.library.opcheck(operators.combine, (u, c, [1, 7, 2, 5], []))
@@ -278,6 +277,20 @@ def test_compiled_whole(backend):
     for noise in (sf.Noise(3), sf.Noise(2**63 + 3, 1, np.arange(3))):
         assert_same(compiled(noise, *v), f(noise, *v))
         assert_same(torch.autograd.grad(compiled(noise, *v), v), torch.autograd.grad(f(noise, *v), v))
+
+
+def test_traced_and_exported():
+    def f(x, y):
+        return sf.torch.combine([x, NOISE, y], [0.5, 1.0, 2.0])
+
+    class Module(torch.nn.Module):
+        forward = staticmethod(f)
+
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    traced = torch.jit.trace(f, (x, y))
+    exported = torch.export.export(Module(), (x, y)).module()
+    for made in (traced, exported):
+        assert torch.equal(made(y, x), f(y, x))
 
 
 @pytest.mark.parametrize("transform", ["grad", "jvp", "jvp of grad", "vmap"])
@@ -358,6 +371,22 @@ def test_a_datum_is_drawn_by_seed_and_number_alone():
     assert np.diff(t, prepend=t[-1] - VP.t_max).max() < 3 * VP.t_max / 64  # spread over all of the range
 
 
+def test_a_model_whose_weight_stays_0_is_not_asked():
+    nets, x0 = networks(3), torch.randn(8, 3, dtype=F64)
+    asked = models(nets)
+    loss = sf.torch.FusionLoss([*asked[:2], sf.Model(lambda x, t: 1 / 0, "v")], VP, weights=[0.5, 0.5, 0.0])
+    assert loss(x0, seed=1) == sf.torch.FusionLoss(asked[:2], VP, weights=[0.5, 0.5])(x0, seed=1)
+
+
+def test_models_of_other_frameworks_are_asked_too():
+    x0 = torch.randn(8, 3, dtype=F64)
+    numpy = sf.Model(lambda x, t: np.tanh(x) * t[:, None], "v", framework="numpy")
+    same = sf.Model(lambda x, t: torch.tanh(x) * t[:, None], "v")
+    for draws in (1, 4):
+        values = [sf.torch.FusionLoss([m], VP, weights=[1.0], draws=draws)(x0, seed=2) for m in (numpy, same)]
+        torch.testing.assert_close(*values)
+
+
 def test_weights_are_learned_by_an_optimiser_and_by_descent_on_the_simplex():
     left = sf.analytic.GaussianMixture([1.0], [[-2.0]], [1.0])
     right = sf.analytic.GaussianMixture([1.0], [[2.0]], [1.0])
@@ -414,6 +443,23 @@ def test_the_loss_under_autocast_and_checkpointing():
     for a, b, c in zip(plain, rough, again, strict=True):
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.1)
         assert torch.equal(a, c)
+
+
+def test_networks_are_compiled_within_the_loss():
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    net = torch.nn.Bilinear(3, 1, 3)
+    loss = sf.torch.FusionLoss([sf.Model(net, "epsilon", time=lambda t: t[:, None])], VP, weights=[1.0])
+    compiled, x0 = torch.compile(loss, backend=backend), torch.randn(8, 3)
+    for seed in (1, 2):
+        want, got = loss(x0, seed=seed), compiled(x0, seed=seed)
+        assert_same(torch.autograd.grad(got, list(net.parameters())), torch.autograd.grad(want, list(net.parameters())))
+    assert any("bilinear" in graph.code for graph in graphs)
 
 
 def test_errors_of_the_loss_say_what_is_wrong():

@@ -138,7 +138,6 @@ __all__ = [
     "solver",
     "steer",
     "superpose",
-    "torch",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,14 +116,16 @@ class Fused(Weighted):
     def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Any:
         """The fused output ``(B, *event)``, every branch called as this is."""
         called, c = self._coefficients() if self._function is None else self._of_time(t, x.shape[0])
-        outs = [self._ask(j, x, t, kwargs) for j in called]
+        outs = self._ask(called, x, t, kwargs)
         return combine(outs, c) if outs else torch.zeros_like(x)
 
-    def _ask(self, j: int, x: Tensor, t: Any, kwargs: dict[str, Any]) -> Any:
-        out = self.branches[j](x, t, **kwargs)
-        if not isinstance(out, Tensor):
-            raise TypeError(f"branch {j} must return a tensor; it returned {_described(out)}")
-        return out
+    def _ask(self, called: Iterable[int], x: Tensor, t: Any, kwargs: dict[str, Any]) -> list[Any]:
+        branches = list(self.branches)  # an index into the list itself takes microseconds
+        outs = [branches[j](x, t, **kwargs) for j in called]
+        for j, out in zip(called, outs, strict=True):
+            if not isinstance(out, Tensor):
+                raise TypeError(f"branch {j} must return a tensor; it returned {_described(out)}")
+        return outs
 
     def extra_repr(self) -> str:
         weights = self.weights

@@ -8,8 +8,10 @@ what x and the target say of them, and of ε, which no memory holds. One pass gi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +26,27 @@ from .model import Fusion, Model, _described, _Level, _weights, as_models
 from .schedule import EDM, Schedule
 
 Float64 = NDArray[np.float64]
+F = TypeVar("F", bound=Callable[..., Any])
 
 _SPREAD = 1 << 63 | 0x7370 << 40  # the stream of where a batch's times begin
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴/φ: multiples of it, modulo 2⁶⁴, are spread as evenly as can be
+
+
+def _not_compiled(recursive: bool = True) -> Callable[[F], F]:
+    """`torch.compiler.disable`, which imports the compiler, a second or more, once somebody else has imported it."""
+
+    def decorate(function: F) -> F:
+        disabled: list[Any] = []
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not disabled and "torch._dynamo" in sys.modules:
+                disabled.append(torch.compiler.disable(function, recursive=recursive))  # type: ignore[no-untyped-call]
+            return (disabled[0] if disabled else function)(*args, **kwargs)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 class _Question(NamedTuple):
@@ -131,40 +151,39 @@ class FusionLoss(nn.Module):
         if state.numel():
             self.weights = state
 
+    @_not_compiled(recursive=False)  # the networks within it are
     def forward(self, x0: Tensor, *, seed: int = 0, first_datum: int = 0) -> Tensor:
         """The loss of these data ``(n, *event)``, the mean over their rows: a scalar, float64."""
         if not isinstance(x0, Tensor) or x0.ndim < 1 or x0.shape[0] == 0 or not x0.is_floating_point():
             raise TypeError(f"x0 must be a tensor (n, *event) of floats with n of at least 1, got {_described(x0)}")
+        weights = self.weights.to(device=x0.device, dtype=torch.float64)
+        called = self._called()
         rows = self._rows(seed, first_datum, x0.shape[0])
+        questions = self._questions(rows, called)
         x0 = x0 if self.draws == 1 else x0.repeat(self.draws, *[1] * (x0.ndim - 1))
-        questions = self._questions(rows)
         table = _Table(x0.device)
         noising = table.add(rows.alpha, rows.sign * rows.sigma)
-        asked = [(table.add(question.t), table.add(question.state)) for question in questions]
         # a shift that all models have in common goes into the target: x = α x₀ ± σ ε are operands already
         common = questions[0].shift
         target = table.add(rows.sign * rows.alpha * common, 1 + rows.sigma * common)
         scale = table.add(*(rows.sign * question.scale for question in questions))
         shift = table.add(*(rows.sign * (question.shift - common) for question in questions))
+        times = [table.add(question.t) for question in questions]
+        states = [table.add(question.state) for question in questions]
         weight = table.add(rows.weight)
-        ids = rows.first if self.draws == 1 else rows.ids
-        noise = Noise(seed, _EPSILON, ids if isinstance(ids, int) or x0.device.type == "cpu" else _like_ids(ids, x0))
-
         values = table.filled()
+
+        noise = Noise(seed, _EPSILON, rows.samples(self.draws, x0))
         x = combine([x0, noise], values[:, noising])
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         u: list[Any] = []
-        for model, question, (t, state) in zip(self.models, questions, asked, strict=True):
+        for j, question, t, state in zip(called, questions, times, states, strict=True):
             given = x if np.all(question.state == 1) else combine([x], values[:, state])
-            theirs = model._theirs(given)
-            ours = model.framework in (None, "torch")
-            times = values[:, t][:, 0].to(dtype) if ours else model._times(_rows_of(question.t, len(rows.t)), theirs)
-            u.append(model._ask(given, theirs, times))
-        weights = self.weights.to(device=x0.device, dtype=torch.float64)
-        c = [values[:, scale] * weights]
-        if any(question.shift is not common and (question.shift != common).any() for question in questions):
+            u.append(_answer(self.models[j], given, values[:, t], question.t))
+        learned = weights[called] if len(called) < len(weights) else weights
+        c = [values[:, scale] * learned]
+        if any((question.shift != common).any() for question in questions[1:]):
             u.append(x)
-            c.append(values[:, shift] @ weights[:, None])
+            c.append(values[:, shift] @ learned[:, None])
         if common.any():
             u.append(x0)
             c.append(values[:, target])
@@ -174,6 +193,12 @@ class FusionLoss(nn.Module):
         loss: Tensor = (losses * values[:, weight][:, 0]).mean()
         return loss
 
+    def _called(self) -> list[int]:
+        """The models that are asked: all, but those whose weight is 0 and stays so."""
+        fixed = getattr(self, "_fixed", None)
+        return [j for j in range(len(self.models)) if fixed is None or fixed[j] != 0]
+
+    @_not_compiled()  # NumPy, which the compiler would take for its own
     def _rows(self, seed: int, first: int, n: int) -> _Drawn:
         """t, ε and w of every row: of the seed and the datum's number."""
         sampler = self._sampler
@@ -188,10 +213,11 @@ class FusionLoss(nn.Module):
         level = _Level(sampler.schedule, t)
         return _Drawn(first, t, level.alpha, level.sigma, np.ones(n), ids, sampler.weight(t))
 
-    def _questions(self, rows: _Drawn) -> list[_Question]:
+    @_not_compiled()
+    def _questions(self, rows: _Drawn, called: list[int]) -> list[_Question]:
         level = _Level(self._sampler.schedule, rows.t)
         questions = []
-        for model in self.models:
+        for model in (self.models[j] for j in called):
             wanted, factor = ("score", level.sigma) if model.predicts == "score" else ("epsilon", -1.0)
             reading = model._reading(level, wanted)
             scale, shift = (np.broadcast_to(factor * v, rows.t.shape) for v in (reading.a, reading.b))
@@ -210,6 +236,12 @@ class _Drawn(NamedTuple):
     ids: Any  # int64
     weight: Float64  # w/σ²
 
+    def samples(self, draws: int, x0: Tensor) -> Any:
+        """Their numbers, as `Noise` takes them."""
+        if draws == 1:
+            return self.first
+        return self.ids if x0.device.type == "cpu" else torch.from_numpy(self.ids).to(x0.device, non_blocking=True)
+
 
 class _Table:
     """Columns that go to the device in one transfer."""
@@ -223,19 +255,22 @@ class _Table:
         self._columns += columns
         return slice(begin, len(self._columns))
 
+    @_not_compiled()
     def filled(self) -> Tensor:
         """``(rows, columns)`` float64"""
         rows = max(np.size(column) for column in self._columns)
-        values = np.stack([np.broadcast_to(column, rows) for column in self._columns], axis=1)
+        values = np.empty((rows, len(self._columns)))
+        for i, column in enumerate(self._columns):
+            values[:, i] = column
         return torch.from_numpy(values).to(self._device, non_blocking=True)
 
 
-def _rows_of(t: Any, rows: int) -> Any:
-    return np.broadcast_to(np.asarray(t, np.float64), rows)
-
-
-def _like_ids(ids: Any, x0: Tensor) -> Tensor:
-    return torch.from_numpy(ids).to(x0.device, non_blocking=True)
+def _answer(model: Model, x: Tensor, t: Tensor, on_host: Any) -> Any:
+    """What the model's function returns at x, t ``(rows, 1)`` float64; its t on the host, for other frameworks."""
+    theirs = model._theirs(x)
+    if model.framework in (None, "torch"):
+        return model._ask(x, theirs, t[:, 0].to(torch.float64 if x.dtype == torch.float64 else torch.float32))
+    return model._ask(x, theirs, model._times(np.broadcast_to(np.asarray(on_host, np.float64), len(x)), theirs))
 
 
 def _functions(model: Model) -> list[Any]:
