@@ -1,0 +1,25 @@
+"""The pages of the documentation: what they show is run, page by page, and Sphinx has nothing to say against them."""
+
+import subprocess
+import sys
+
+import pytest
+from markdown import ROOT, blocks
+
+PAGES = {page.relative_to(ROOT / "docs"): blocks(page, "python") for page in sorted(ROOT.glob("docs/**/*.md"))}
+
+
+@pytest.mark.parametrize("page", [page for page, examples in PAGES.items() if examples], ids=str)
+def test_its_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for example in PAGES[page]:
+        exec(compile(example, ROOT / "docs" / page, "exec"), names)
+
+
+def test_it_builds_without_a_warning(tmp_path):
+    for package in ("sphinx", "myst_nb", "furo"):
+        pytest.importorskip(package)
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", ROOT / "docs", tmp_path / "html"]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
