@@ -44,11 +44,11 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # arrays are Any to a type checker; docstrings say their shapes
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
-napoleon_use_ivar = True
-python_use_unqualified_type_names = True
+napoleon_custom_sections = [("Fields", "params_style")]
 
 _SHAPE = r"\((?:\w+|steps \+ 1)(?:, [\w*]+)*,?\)(?= |,|$)"  # (B, *event)
-_SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Attributes:")
+_MADE_FOR_YOU = ("Fit", "TimeWeights", "Step", "Fused", "CompiledStep")  # not by calling the class
+_SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Fields:")
 
 
 def copy_what_lies_elsewhere(app: Any) -> None:
@@ -66,16 +66,16 @@ def fields_of(cls: type) -> list[str]:
         return []
     found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(cls), flags=re.MULTILINE)
     described = [(name, re.sub(_SHAPE, r"``\g<0>``", comment)) for name, comment in found]
-    return ["Attributes:", *(f"    {name}: {comment}" for name, comment in described)] if found else []
+    return ["Fields:", *(f"    {name}: {comment}" for name, comment in described)] if found else []
 
 
 def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str], *_: Any) -> None:
     """Formulas stand indented by themselves in docstrings, and hold | and * that are not markup."""
     if what == "class" and inspect.isclass(obj):
         described = fields_of(obj)
-        if described and "Attributes:" not in lines:
+        if described:
             lines += ["", *described]
-    out: list[str] = []
+    out: list[str] = [""] if what in ("attribute", "property") else []  # else napoleon takes "Words: more" for a type
     section, block = False, False  # in a section of napoleon's; in an indented block
     for i, line in enumerate(lines):
         indented = line.startswith("    ")
@@ -109,6 +109,12 @@ def mathml(node: Any, as_block: bool) -> str:
     return text
 
 
+def signature(app: Any, what: str, name: str, obj: Any, *_: Any) -> tuple[str, str] | None:
+    """None for what functions return: its fields are described."""
+    returned = what == "class" and (name.rpartition(".")[2] in _MADE_FOR_YOU or bool(fields_of(obj)))
+    return ("", "") if returned else None
+
+
 def inline_math(writer: Any, node: Any) -> None:
     writer.body.append(mathml(node, as_block=False))
     raise nodes.SkipNode
@@ -123,4 +129,5 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.connect("builder-inited", copy_what_lies_elsewhere)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
+    app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)

@@ -52,7 +52,7 @@ def times(results: list[dict[str, Any]]) -> Iterator[str]:
         yardsticks = {name: t for name, t in result["times"].items() if t["yardstick"] and "GB/s" in t}
         shares = (f"{ours['GB/s'] / t['GB/s']:.2f} of {name}" for name, t in yardsticks.items() if "GB/s" in ours)
         peers = (
-            f"{name} {t['median'] / ours['median']:.2g}"
+            f"{name}\u00a0{t['median'] / ours['median']:.2g}"
             for name, t in result["times"].items()
             if name != OURS and not t["yardstick"]
         )
@@ -85,5 +85,5 @@ def excess(losses: dict[str, dict[str, list[float]]]) -> Iterator[str]:
 def seconds(value: float) -> str:
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value / 1e-9:.3g} ns"
+            return f"{value / size:.3g}\u00a0{unit}"
+    return f"{value / 1e-9:.3g}\u00a0ns"
