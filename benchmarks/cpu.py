@@ -16,7 +16,7 @@ import torch
 
 import scorefusion as sf
 
-from . import fitting, peers, sampling, superposition, training
+from . import fitting, peers, pipelines, sampling, superposition, training
 from .harness import OURS, Contender, Goal, Line, Result, Times, measure
 from .peaks import read_all, streaming_copy
 from .report import read_results
@@ -315,6 +315,7 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "sampling": lambda options: sampling.steps(options.quick),
     "superposition": lambda options: superposition.steps(options.quick),
     "training": lambda options: training.step(options.quick),
+    "pipelines": lambda options: pipelines.fused(options.quick),
 }
 PARTS = {"noise-of-one-core": noise_of_one_core}  # run by a group, not by themselves
 

@@ -33,12 +33,11 @@ html_static_path = ["_static"]
 html_css_files = ["scorefusion.css"]
 html_copy_source = False
 html_math_renderer = "mathml"  # no script, no network
-html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
+html_theme_options = {"top_of_page_buttons": []}  # no link to the source of a page
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are kept as they ran, and the tests run them
-suppress_warnings = ["config.cache"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # arrays are Any to a type checker; docstrings say their shapes
@@ -75,7 +74,7 @@ def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any,
         described = fields_of(obj)
         if described:
             lines += ["", *described]
-    out: list[str] = [""] if what in ("attribute", "property") else []  # else napoleon takes "Words: more" for a type
+    out: list[str] = []
     section, block = False, False  # in a section of napoleon's; in an indented block
     for i, line in enumerate(lines):
         indented = line.startswith("    ")
@@ -88,6 +87,13 @@ def as_restructured_text(app: Any, what: str, name: str, obj: Any, options: Any,
                 out += [".. code-block:: text", "    :class: formula", ""]
         out.append(line if block and indented else _escaped(line))
     lines[:] = out
+
+
+def undo_type(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon takes "The certificate: what is …" of a property for a type and what it is."""
+    types = [i for i, line in enumerate(lines) if line.startswith(":type: ")]
+    if what in ("attribute", "property") and types:
+        lines[0] = f"{lines.pop(types[0]).removeprefix(':type: ')}: {lines[0]}"
 
 
 def _escaped(line: str) -> str:
@@ -129,5 +135,6 @@ def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
     app.connect("builder-inited", copy_what_lies_elsewhere)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", undo_type, priority=900)  # after it
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)

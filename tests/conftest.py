@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the processors: OpenMP's threads would wait in loops
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("SCOREFUSION_NUM_THREADS", "2")
+
 from frameworks import DTYPES, FRAMEWORKS, framework
 
 import scorefusion as sf

@@ -279,6 +279,20 @@ def test_compiled_whole(backend):
         assert_same(torch.autograd.grad(compiled(noise, *v), v), torch.autograd.grad(f(noise, *v), v))
 
 
+def test_traced_and_exported():
+    def f(x, y):
+        return sf.torch.combine([x, NOISE, y], [0.5, 1.0, 2.0])
+
+    class Module(torch.nn.Module):
+        forward = staticmethod(f)
+
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    traced = torch.jit.trace(f, (x, y))
+    exported = torch.export.export(Module(), (x, y)).module()
+    for made in (traced, exported):
+        assert torch.equal(made(y, x), f(y, x))
+
+
 @pytest.mark.parametrize("transform", ["grad", "jvp", "jvp of grad", "vmap"])
 def test_transforms_within_what_is_compiled(transform):
     torch._dynamo.reset()

@@ -27,6 +27,7 @@ from .ops import set_num_threads as set_num_threads
 if _TYPE_CHECKING:
     from . import analytic as analytic
     from . import diagnostics as diagnostics
+    from . import diffusers as diffusers
     from . import distributed as distributed
     from . import jax as jax
     from . import plot as plot
@@ -64,6 +65,7 @@ if _TYPE_CHECKING:
 _LATER = {
     "analytic": "analytic",
     "diagnostics": "diagnostics",
+    "diffusers": "diffusers",
     "distributed": "distributed",
     "jax": "jax",
     "plot": "plot",

@@ -41,6 +41,7 @@ _ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 _compiling = torch.compiler.is_compiling
 _functorch = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
+_traced = torch._C._get_tracing_state  # of torch.jit, which would keep what it sees as a constant
 _recording = torch.is_grad_enabled
 _forward_mode = torch._C._is_fwd_grad_enabled
 
@@ -128,7 +129,7 @@ def _way_of(u: Sequence[Any], c: Any) -> int:
         return _OPERATOR if nested else _FOLLOWED
     if _in_dual_level():
         return _FOLLOWED
-    if _modes():
+    if _modes() or _traced() is not None:
         return _OPERATOR
     recorded = isinstance(c, Tensor) and c.requires_grad
     for v in u:
@@ -226,10 +227,10 @@ def _multiples(g: Tensor, c: Any, wants: Sequence[bool], dtypes: Sequence[Any]) 
 
 def _multiples_at_once(g: Tensor, c: Any, wants: Sequence[bool], dtypes: Sequence[Any]) -> list[Tensor | None]:
     """The same where nothing follows: written in their dtypes, as they are read."""
-    if not isinstance(c, Tensor):
-        c = c if isinstance(c, np.ndarray) or np.ndim(c[0]) == 0 else np.asarray(c, np.float64)
-    elif c.ndim == 1 and c.device.type == "cpu":
-        c = c.tolist()
+    if isinstance(c, Tensor):
+        c = c.tolist() if c.ndim == 1 and c.is_cpu else c
+    elif type(c[0]) is not float:
+        c = np.asarray(c, np.float64)
     numbers = isinstance(c, (list, tuple))
     found: list[Tensor | None] = []
     for j, want in enumerate(wants):
@@ -270,14 +271,17 @@ def _keep(ctx: Any, c: Any, u: Sequence[Any], *results: Tensor, with_u: bool = T
     ctx.sizes = len(tensors), len(results)
     ctx.c = None if isinstance(c, Tensor) else c
     kept = (*tensors, *results, c) if isinstance(c, Tensor) else (*tensors, *results)
-    ctx.save_for_backward(*kept)
+    if kept:
+        ctx.save_for_backward(*kept)
     return kept
 
 
 def _kept(ctx: Any) -> tuple[Any, list[Any], tuple[Tensor, ...]]:
     """c, u and the results."""
-    kept = ctx.saved_tensors
     n, results = ctx.sizes
+    if not n and not results and ctx.c is not None:
+        return ctx.c, [], ()
+    kept = ctx.saved_tensors
     tensors = iter(kept[:n])
     u = [next(tensors) if noise is None else noise for noise in ctx.noise]
     return (kept[-1] if ctx.c is None and len(kept) > n + results else ctx.c), u, kept[n : n + results]

@@ -14,20 +14,13 @@ from ._autograd import combine
 from .model import _check_finite, _described, _weights
 
 
-class Fused(nn.Module):
-    """Σ_j λ_j u_j(x, t, …), where u_j are its ``branches``; made by `fuse`
+class Weighted(nn.Module):
+    """A module with k branches and their ``weights``, which may be set at any time, to what `fuse` takes."""
 
-    ``weights`` may be set at any time, to what `fuse` takes.
-    """
+    k: int
 
-    branches: nn.ModuleList
-
-    def __init__(self, modules: Sequence[nn.Module], weights: Any) -> None:
-        super().__init__()
-        modules = list(modules)
-        if not modules:
-            raise ValueError("modules must be a list of one module or more")
-        self.branches = nn.ModuleList(modules)
+    def _begin(self, k: int, weights: Any) -> None:
+        self.k = k
         self._called: list[int] = []  # branches with a weight other than 0 ...
         self._numbers: list[float] = []  # ... and their weights,
         self._table = torch.empty(0, dtype=torch.float64)  # which a compiled graph reads, so as not to hold them
@@ -43,22 +36,24 @@ class Fused(nn.Module):
         followed = self._parameters.get("simplex", self._followed)
         if followed is not None:
             return followed
-        weights = np.zeros(len(self.branches))
+        weights = np.zeros(self.k)
         weights[self._called] = self._numbers
         return weights
 
     @weights.setter
     def weights(self, weights: Any) -> None:
-        self._set(getattr(weights, "weights", weights))
+        self._set(weights)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weights":  # else nn.Module would take a parameter for itself
-            self._set(getattr(value, "weights", value))
+            self._set(value)
         else:
             super().__setattr__(name, value)
 
     def _set(self, weights: Any) -> None:
-        k = len(self.branches)
+        k = self.k
+        if not callable(weights):  # else `Fit.per_time()`, which has weights too
+            weights = getattr(weights, "weights", weights)
         follows = isinstance(weights, Tensor) and weights.requires_grad
         values = np.zeros(k) if callable(weights) and not follows else _weights(weights, k)
         self._parameters.pop("simplex", None)
@@ -72,6 +67,43 @@ class Fused(nn.Module):
         self._numbers = [float(values[j]) for j in self._called]
         self._table = torch.tensor(self._numbers, dtype=torch.float64)
 
+    def _coefficients(self) -> tuple[list[int], Any]:
+        """The branches that are called, and their weights, where these are no function: floats, or ``(m,)``."""
+        followed = self._parameters.get("simplex", self._followed)
+        if followed is not None:
+            return list(range(self.k)), followed
+        return self._called, self._table if torch.compiler.is_compiling() else self._numbers
+
+    def _of_time(self, t: Any, B: int) -> tuple[list[int], Any]:
+        """The same where they are one: ``(m,)`` or ``(B, m)``."""
+        assert self._function is not None
+        weights, k = self._function(t), self.k
+        if isinstance(weights, Tensor) and not _namespace.on_host(weights):
+            return list(range(k)), weights
+        values = np.asarray(_namespace.host(weights) if isinstance(weights, Tensor) else weights, np.float64)
+        if values.shape not in ((k,), (B, k)):
+            raise ValueError(f"weights(t) must be ({k},) or ({B}, {k}), got shape {values.shape}")
+        _check_finite(values)
+        called = np.flatnonzero(values.reshape(-1, k).any(axis=0))
+        return called.tolist(), np.ascontiguousarray(values[..., called])
+
+
+class Fused(Weighted):
+    """Σ_j λ_j u_j(x, t, …), where u_j are its ``branches``; made by `fuse`
+
+    ``weights`` may be set at any time, to what `fuse` takes.
+    """
+
+    branches: nn.ModuleList
+
+    def __init__(self, modules: Sequence[nn.Module], weights: Any) -> None:
+        super().__init__()
+        modules = list(modules)
+        if not modules:
+            raise ValueError("modules must be a list of one module or more")
+        self.branches = nn.ModuleList(modules)
+        self._begin(len(modules), weights)
+
     def get_extra_state(self) -> Tensor:
         """λ, if it is numbers: not a buffer, which ``.to(torch.bfloat16)`` would round."""
         fixed = self._function is None and not isinstance(self.weights, Tensor)
@@ -83,29 +115,9 @@ class Fused(nn.Module):
 
     def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Any:
         """The fused output ``(B, *event)``, every branch called as this is."""
-        if self._function is not None:
-            return self._of_time(x, t, kwargs)
-        followed = self._parameters.get("simplex", self._followed)
-        if followed is not None:
-            return combine(self._ask(range(len(self.branches)), x, t, kwargs), followed)
-        outs = self._ask(self._called, x, t, kwargs)
-        if not outs:
-            return torch.zeros_like(x)
-        return combine(outs, self._table if torch.compiler.is_compiling() else self._numbers)
-
-    def _of_time(self, x: Tensor, t: Any, kwargs: dict[str, Any]) -> Any:
-        assert self._function is not None
-        weights, k = self._function(t), len(self.branches)
-        if isinstance(weights, Tensor) and not _namespace.on_host(weights):
-            return combine(self._ask(range(k), x, t, kwargs), weights)
-        values = np.asarray(_namespace.host(weights) if isinstance(weights, Tensor) else weights, np.float64)
-        if values.shape not in ((k,), (x.shape[0], k)):
-            raise ValueError(f"weights(t) must be ({k},) or ({x.shape[0]}, {k}), got shape {values.shape}")
-        _check_finite(values)
-        called = np.flatnonzero(values.reshape(-1, k).any(axis=0))
-        if not len(called):
-            return torch.zeros_like(x)
-        return combine(self._ask(called.tolist(), x, t, kwargs), np.ascontiguousarray(values[..., called]))
+        called, c = self._coefficients() if self._function is None else self._of_time(t, x.shape[0])
+        outs = self._ask(called, x, t, kwargs)
+        return combine(outs, c) if outs else torch.zeros_like(x)
 
     def _ask(self, called: Iterable[int], x: Tensor, t: Any, kwargs: dict[str, Any]) -> list[Any]:
         branches = list(self.branches)  # an index into the list itself takes microseconds
