@@ -45,7 +45,7 @@ autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Fields", "params_style")]
 
-_SHAPE = r"\((?:\w+|steps \+ 1)(?:, [\w*]+)*,?\)(?= |,|$)"  # (B, *event)
+_SHAPE = r"\((?:\w+|steps \+ 1)(?:, [\w*]+)*,?\)(?=[ ,:;]|$)"  # (B, *event)
 _MADE_FOR_YOU = ("Fit", "TimeWeights", "Step", "Fused", "CompiledStep")  # not by calling the class
 _SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Fields:")
 

@@ -1,10 +1,13 @@
 """The pages of the documentation: what they show is run, page by page, and Sphinx has nothing to say against them."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 from markdown import ROOT, blocks
+
+import scorefusion as sf
 
 PAGES = {page.relative_to(ROOT / "docs"): blocks(page, "python") for page in sorted(ROOT.glob("docs/**/*.md"))}
 
@@ -15,6 +18,12 @@ def test_its_python_runs(page, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for example in PAGES[page]:
         exec(compile(example, ROOT / "docs" / page, "exec"), names)
+
+
+def test_every_public_name_is_in_the_reference():
+    api = "\n".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
+    described = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)$", api, flags=re.MULTILINE)}
+    assert not {*sf.__all__, *sf.solver.__all__, *sf.schedule.__all__} - described
 
 
 def test_it_builds_without_a_warning(tmp_path):
