@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 from markdown import ROOT, blocks
@@ -23,7 +24,8 @@ def test_its_python_runs(page, tmp_path, monkeypatch):
 def test_every_public_name_is_in_the_reference():
     api = "\n".join(page.read_text() for page in ROOT.glob("docs/api/*.md"))
     described = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: ([\w.]+)$", api, flags=re.MULTILINE)}
-    assert not {*sf.__all__, *sf.solver.__all__, *sf.schedule.__all__} - described
+    functions = {name for name in sf.__all__ if not isinstance(getattr(sf, name), ModuleType)}
+    assert not {*functions, *sf.solver.__all__, *sf.schedule.__all__, *sf.torch.__all__} - described
 
 
 def test_it_builds_without_a_warning(tmp_path):
