@@ -136,8 +136,8 @@ def fuse(modules: Sequence[nn.Module], weights: Any) -> Fused:
     """One module that stands for Σ_j λ_j u_j: ``module(x, t, **kwargs)`` calls each of them so, and adds up in one pass
 
     Args:
-        modules: k modules, called with (x, t, **kwargs), that return a tensor each, of one shape. Whatever they predict
-            must be the same thing under one schedule; `scorefusion.Fusion` converts.
+        modules: k modules, called with ``(x, t, **kwargs)``, that return a tensor each, of one shape. Whatever they
+            predict must be the same thing under one schedule; `scorefusion.Fusion` converts.
         weights: λ ``(k,)``, any finite numbers, or whatever has such ``.weights`` (a Fit); a function of t, as
             ``module`` is given it, that returns ``(k,)`` or ``(B, k)``; a ``nn.Parameter`` or another tensor that wants
             gradients. A module whose weight is the number 0 is not called.

@@ -1,4 +1,4 @@
-"""Fused diffusers pipelines: the mixture Σ_i λ_i out_i of networks in the place of one, learned and sampled.
+"""Fused diffusers pipelines: the mixture Σ_i λ_i out_i of networks in the place of one, learned and sampled::
 
     pipe.unet = sf.diffusers.fuse([pipe, other], [0.3, 0.7])       # or pipe.transformer
     fit = sf.diffusers.fit([pipe, other], images, prompt="...")    # learns the weights

@@ -2,14 +2,15 @@
 
 Along any path y(ρ), a step from ρ to ρ′ < ρ with h = ρ² − ρ′² changes the log density of model i at its noise level by
 
-    d log q_i = <dy, s_i> − ½ h ‖s_i‖²        if dy has the noise √h z (Itô; dy = h S + √h z, any drift S),
-    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)    if dy has none (dy = η S, η = ρ (ρ − ρ′) → ½ h),
+    d log q_i = <dy, s_i> − ½ h ‖s_i‖²           if dy = h S + √h z, any drift S (Itô),
+    d log q_i = <dy, s_i> − η (‖s_i‖² + ∇·s_i)   if dy = η S, η = ρ (ρ − ρ′) → ½ h,
 
 from log N(y; 0, ρ_T²) on, which is common to all. With S = Σ_i κ_i s_i all of it is in the Gram matrix of the scores
 and the noise, so it costs no call of a model and no read of the state. The κ decide what is sampled:
 
-    or     κ = softmax(temperature · log q + bias): Σ_i ω_i q_i for temperature 1, bias log ω
-    and    all d log q_i equal: S is the centre of the sphere through the scores, and the noise in their span is removed
+    or     κ = softmax(temperature · log q + bias): Σ_i ω_i q_i for 1 and log ω
+    and    all d log q_i equal: S is the centre of the sphere through the scores,
+           and the noise in their span is removed
     mean   κ = 1/k
 """
 
