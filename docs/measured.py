@@ -52,7 +52,7 @@ def times(results: list[dict[str, Any]]) -> Iterator[str]:
         yardsticks = {name: t for name, t in result["times"].items() if t["yardstick"] and "GB/s" in t}
         shares = (f"{ours['GB/s'] / t['GB/s']:.2f} of {name}" for name, t in yardsticks.items() if "GB/s" in ours)
         peers = (
-            f"{name}\u00a0{t['median'] / ours['median']:.2g}"
+            f"{name}\u00a0{ratio(t['median'] / ours['median'])}"
             for name, t in result["times"].items()
             if name != OURS and not t["yardstick"]
         )
@@ -80,6 +80,10 @@ def densities(results: list[dict[str, Any]]) -> Iterator[str]:
 def excess(losses: dict[str, dict[str, list[float]]]) -> Iterator[str]:
     rows = [[passes, *(f"{statistics.median(losses[name][passes]):.1e}" for name in losses)] for passes in losses[OURS]]
     return table(["passes over the data", *losses], rows)
+
+
+def ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def seconds(value: float) -> str:
