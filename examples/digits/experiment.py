@@ -33,7 +33,7 @@ SUITES = {
     "warm four": ("warm_10", "warm_30", "warm_70", "warm_90"),
     "independent pair": ("independent_10", "independent_90"),
 }
-SAMPLES, STEPS = 2048, 30
+SAMPLES, STEPS = 1024, 30
 BATCH = 256
 
 
@@ -66,16 +66,17 @@ def rows_of(n: int, seed: int, stratified: bool, sevens: int, total: int) -> np.
     )
 
 
-def weights_of(sums: np.ndarray) -> np.ndarray:
-    """λ of data, from their sums ``(bins, P)``."""
-    total = sums.sum(axis=0)
-    return np.asarray(minimize(quadratic(total, total[-1])).weights)
-
-
-def learning(names: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens."""
-    learned, (data, sevens) = gathered(names, folder), pool()
+def learning(names: tuple[str, ...], folder: Path, among: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens. `among`: what was gathered."""
+    among = among or names
+    learned, (data, sevens) = gathered(among, folder), pool()
+    members = [among.index(name) for name in names]
     sums, share = learned.statistics.per_group()[0], shares_of(names)
+
+    def weights_of(part: np.ndarray) -> np.ndarray:  # (bins, P) -> (k,)
+        total = part.sum(axis=0)
+        return np.asarray(minimize(quadratic(total, total[-1]).among(members)).weights)
+
     odds = np.log(share / (1 - share))
     found: dict[str, Any] = {"model_calls": learned.model_calls, "seconds": learned.seconds, "sets": SETS}
     for stratified in (True, False):
@@ -96,8 +97,8 @@ def learning(names: tuple[str, ...], folder: Path) -> dict[str, Any]:
     often = np.where(np.arange(len(data)) < sevens, digits.TARGET / sevens, (1 - digits.TARGET) / (len(data) - sevens))
     by_bin = np.einsum("n,nbp->bp", often, sums)
     edges = np.linspace(*(float(digits.SCHEDULE.logsnr(t)) for t in (digits.SCHEDULE.t_max, digits.SCHEDULE.t_min)), 19)
-    signal = quadratic(by_bin).distances().sum(axis=(1, 2))
-    per_row = quadratic(by_bin, by_bin[:, -1]).distances()[:, 0, -1]
+    signal = quadratic(by_bin).among(members).distances().sum(axis=(1, 2))
+    per_row = quadratic(by_bin, by_bin[:, -1]).among(members).distances()[:, 0, -1]
     found["bins"] = {
         "logsnr": edges.round(3).tolist(),
         "signal": (signal / signal.sum()).tolist(),
@@ -107,14 +108,10 @@ def learning(names: tuple[str, ...], folder: Path) -> dict[str, Any]:
     return found
 
 
-def drawn(model: Any, solver: str, steps: int = STEPS) -> torch.Tensor:
-    parts = [
-        sf.sample(
-            model, (BATCH, *digits.EVENT), solver=solver, steps=steps, seed=1, first_sample=b, like=torch.zeros(1)
-        )
-        for b in range(0, SAMPLES, BATCH)
-    ]
-    return torch.cat(parts)
+def drawn(model: Any, solver: str, samples: int = SAMPLES) -> torch.Tensor:
+    settings: dict[str, Any] = {"solver": solver, "steps": STEPS, "seed": 1, "like": torch.zeros(1)}
+    shape = (BATCH, *digits.EVENT)
+    return torch.cat([sf.sample(model, shape, first_sample=b, **settings) for b in range(0, samples, BATCH)])
 
 
 def counted(samples: Callable[[], Any], calls: float) -> dict[str, Any]:
@@ -134,9 +131,9 @@ def counted(samples: Callable[[], Any], calls: float) -> dict[str, Any]:
     }
 
 
-def fused(names: tuple[str, ...], weights: list[float], solver: str) -> dict[str, Any]:
+def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: int = SAMPLES) -> dict[str, Any]:
     models = [digits.auxiliary(name) for name in names]
-    return counted(lambda: drawn(sf.Fusion(models, weights), solver), STEPS * len(models))
+    return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
 
 
 def exact(names: tuple[str, ...], weights: list[float]) -> dict[str, Any]:
@@ -228,14 +225,14 @@ def stages(folder: Path) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {}
     found["auxiliary warm_10"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_10"), "dpm++2m-sde"), STEPS)
     found["auxiliary warm_90"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_90"), "dpm++2m-sde"), STEPS)
-    for last in (0.6, 0.5, 0.7):
-        found[f"warm pair, SDE, λ = {last}"] = lambda w=last: fused(warm, [1 - w, w], "dpm++2m-sde")
+    for last, samples in ((0.6, 2 * SAMPLES), (0.5, SAMPLES), (0.7, SAMPLES)):
+        found[f"warm pair, SDE, λ = {last}"] = lambda w=last, n=samples: fused(warm, [1 - w, w], "dpm++2m-sde", n)
     found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
     found["SGD warm pair, n = 64"] = lambda: descent(warm, 64)
     found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
     found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
     found["learning warm four"] = lambda: learning(four, folder)
-    found["learning warm pair"] = lambda: learning(warm, folder)
+    found["learning warm pair"] = lambda: learning(warm, folder, four)
     found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
     found["learning independent pair"] = lambda: learning(independent, folder)
     found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m")

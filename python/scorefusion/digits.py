@@ -364,8 +364,8 @@ def text(result: Result) -> str:
         lines.append(f"{NAMES[name]:<42}{each.value:8.3f} ± {each.error:.3f}")
     lines += [
         "",
-        f"{SAMPLES} samples in {STEPS} steps, with the weights of log-SNR {low:g} to {high:g}, where an image may be both",
-        "digits; elsewhere networks differ by their errors. A classifier counts; its errors are allowed for.",
+        f"{SAMPLES} samples in {STEPS} steps, with the weights of log-SNR {low:g} to {high:g}, where an image may be",
+        "both digits; elsewhere networks differ by their errors. A classifier counts; its errors are allowed for.",
     ]
     return "\n".join(lines)
 
