@@ -33,7 +33,8 @@ SUITES = {
     "warm four": ("warm_10", "warm_30", "warm_70", "warm_90"),
     "independent pair": ("independent_10", "independent_90"),
 }
-SAMPLES, STEPS = 1024, 30
+SAMPLES, STEPS = 512, 30
+DRAWS = 8  # of (t, ε) for each image of the pool
 BATCH = 256
 
 
@@ -52,7 +53,7 @@ def gathered(names: tuple[str, ...], folder: Path) -> sf.Fit:
     path = folder / f"{names[0]}_{len(names)}.fit"
     if not path.exists():
         models = [digits.auxiliary(name) for name in names]
-        learned = sf.fit(models, pool()[0], draws=digits.DRAWS, bins=BINS, checkpoint=path.with_suffix(".part"))
+        learned = sf.fit(models, pool()[0], draws=DRAWS, bins=BINS, checkpoint=path.with_suffix(".part"))
         learned.save(path)
     return sf.Fit.load(path)
 
@@ -136,19 +137,19 @@ def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: in
     return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
 
 
-def exact(names: tuple[str, ...], weights: list[float]) -> dict[str, Any]:
+def exact(names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPLES) -> dict[str, Any]:
     """The barycenter, in four populations; the weighted share, with its error from the effective sample size."""
     begin, models = time.perf_counter(), [digits.auxiliary(name) for name in names]
     particles = sf.sample_product(
-        models, weights, (SAMPLES, *digits.EVENT), steps=STEPS, seed=1, groups=4, like=torch.zeros(1)
+        models, weights, (samples, *digits.EVENT), steps=STEPS, seed=1, groups=4, like=torch.zeros(1)
     )
-    x = particles.sample(SAMPLES)
+    x = particles.sample(samples)
     h, (a, b) = float(digits.sevens(x).mean()), digits._classifier()[1]
     return {
         "share": (h - b) / (a - b),
-        "error": (h * (1 - h) / min(particles.ess, SAMPLES)) ** 0.5 / (a - b),
+        "error": (h * (1 - h) / min(particles.ess, samples)) ** 0.5 / (a - b),
         "ess": float(particles.ess),
-        "samples": SAMPLES,
+        "samples": samples,
         "evaluations_per_sample": STEPS * len(models),
         "seconds": time.perf_counter() - begin,
     }
@@ -225,17 +226,17 @@ def stages(folder: Path) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {}
     found["auxiliary warm_10"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_10"), "dpm++2m-sde"), STEPS)
     found["auxiliary warm_90"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_90"), "dpm++2m-sde"), STEPS)
-    for last, samples in ((0.6, 2 * SAMPLES), (0.5, SAMPLES), (0.7, SAMPLES)):
+    for last, samples in ((0.6, 4 * SAMPLES), (0.5, SAMPLES), (0.7, SAMPLES)):
         found[f"warm pair, SDE, λ = {last}"] = lambda w=last, n=samples: fused(warm, [1 - w, w], "dpm++2m-sde", n)
     found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
     found["SGD warm pair, n = 64"] = lambda: descent(warm, 64)
-    found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
-    found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
     found["learning warm four"] = lambda: learning(four, folder)
     found["learning warm pair"] = lambda: learning(warm, folder, four)
+    found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
+    found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
     found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
     found["learning independent pair"] = lambda: learning(independent, folder)
-    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m")
+    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 2 * SAMPLES)
     found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")
     found["independent pair, SDE, λ = 0.6"] = lambda: fused(independent, [0.4, 0.6], "dpm++2m-sde")
     return found
