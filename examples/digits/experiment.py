@@ -67,9 +67,20 @@ def rows_of(n: int, seed: int, stratified: bool, sevens: int, total: int) -> np.
     )
 
 
-def learning(names: tuple[str, ...], folder: Path, among: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens. `among`: what was gathered."""
+def learning(
+    names: tuple[str, ...],
+    folder: Path,
+    among: tuple[str, ...] | None = None,
+    curve: dict[float, float] | None = None,
+) -> dict[str, Any]:
+    """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens.
+
+    `among`: what was gathered. `curve`: the shares drawn by λ of the last model; log-odds are taken as linear in it.
+    """
     among = among or names
+    if curve is not None:
+        drawn_shares = np.array(list(curve.values()))
+        line = np.polyfit(list(curve), np.log(drawn_shares / (1 - drawn_shares)), 1)
     learned, (data, sevens) = gathered(among, folder), pool()
     members = [among.index(name) for name in names]
     sums, share = learned.statistics.per_group()[0], shares_of(names)
@@ -86,15 +97,20 @@ def learning(names: tuple[str, ...], folder: Path, among: tuple[str, ...] | None
             for where, bins in (("all levels", slice(None)), ("window", WINDOW)):
                 w = np.stack([weights_of(sums[each, bins].sum(axis=0)) for each in rows])
                 product = 1 / (1 + np.exp(-w @ odds))
-                found[f"{'stratified' if stratified else 'iid'}, n = {n}, {where}"] = {
+                key = f"{'stratified' if stratified else 'iid'}, n = {n}, {where}"
+                found[key] = {
                     "weights": w.mean(axis=0).tolist(),
                     "deviation": w.std(axis=0).tolist(),
                     "implied_share": (w @ share).mean(),
                     "implied_share_deviation": (w @ share).std(),
                     "barycenter_share": product.mean(),
                     "barycenter_share_off": np.abs(product - digits.TARGET).mean(),
-                    "first_eight": w[:8].tolist(),
                 }
+                if curve is not None:
+                    samples = 1 / (1 + np.exp(-np.polyval(line, w[:, -1])))
+                    off = np.abs(samples - digits.TARGET)
+                    found[key] |= {"drawn_share": samples.mean(), "drawn_share_off": off.mean()}
+                    found[key] |= {"drawn_share_off_of_first_eight": off[:8].mean()}
     often = np.where(np.arange(len(data)) < sevens, digits.TARGET / sevens, (1 - digits.TARGET) / (len(data) - sevens))
     by_bin = np.einsum("n,nbp->bp", often, sums)
     edges = np.linspace(*(float(digits.SCHEDULE.logsnr(t)) for t in (digits.SCHEDULE.t_max, digits.SCHEDULE.t_min)), 19)
@@ -220,8 +236,8 @@ def fit_of(names: tuple[str, ...], n: int, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def stages(folder: Path) -> dict[str, Callable[[], Any]]:
-    """All parts of the experiment, by name, in the order of their worth."""
+def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Callable[[], Any]]:
+    """All parts of the experiment, by name, in the order of their worth. `known`: what has been found."""
     warm, four, independent = SUITES.values()
     found: dict[str, Callable[[], Any]] = {}
     found["auxiliary warm_10"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_10"), "dpm++2m-sde"), STEPS)
@@ -231,7 +247,9 @@ def stages(folder: Path) -> dict[str, Callable[[], Any]]:
     found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
     found["SGD warm pair, n = 64"] = lambda: descent(warm, 64)
     found["learning warm four"] = lambda: learning(four, folder)
-    found["learning warm pair"] = lambda: learning(warm, folder, four)
+    found["learning warm pair"] = lambda: learning(
+        warm, folder, four, {w: known()[f"warm pair, SDE, λ = {w}"]["share"] for w in (0.5, 0.6, 0.7)}
+    )
     found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
     found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
     found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
@@ -251,13 +269,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.cache.mkdir(exist_ok=True)
-    for name, compute in stages(options.cache).items():
-        results = json.loads(options.output.read_text()) if options.output.exists() else {}
-        if name in results or (options.only and not name.startswith(tuple(options.only))):
+
+    def known() -> dict[str, Any]:
+        return json.loads(options.output.read_text()) if options.output.exists() else {}
+
+    for name, compute in stages(options.cache, known).items():
+        if name in known() or (options.only and not name.startswith(tuple(options.only))):
             continue
         found = compute()
-        results = json.loads(options.output.read_text()) if options.output.exists() else {}
-        options.output.write_text(json.dumps({**results, name: found}, indent=1, ensure_ascii=False) + "\n")
+        options.output.write_text(json.dumps({**known(), name: found}, indent=1, ensure_ascii=False) + "\n")
         print(f"{name}: {json.dumps(found, ensure_ascii=False)[:300]}", flush=True)
 
 
