@@ -377,12 +377,12 @@ def figure(result: Result) -> Any:
     """A matplotlib Figure: 64 images of the data and of each model, and how many are sevens."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(4.2 * len(result.samples), 4.6), layout="constrained")
+    drawing = Figure(figsize=(3.4 * len(result.samples), 3.9), layout="constrained")
     axes = drawing.subplots(1, len(result.samples))
     for ax, (name, x), found in zip(axes, result.samples.items(), result.shares.values(), strict=True):
         ax.imshow(grid(x), cmap="gray_r", vmin=0, vmax=1)
-        ax.set_title(f"{NAMES[name]}\n{100 * found.value:.0f} ± {100 * found.error:.0f} % sevens", fontsize=10)
-        ax.set_axis_off()
+        ax.set_title(f"{NAMES[name]}\n{100 * found.value:.0f} ± {100 * found.error:.0f} % sevens", fontsize=9)
+        ax.set(xticks=[], yticks=[])
     return drawing
 
 
