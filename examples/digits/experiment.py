@@ -27,7 +27,7 @@ from scorefusion.statistics import minimize, quadratic
 SIZES = (64, 256, 1024)
 SETS = 200  # of each size and kind, of which means and deviations are told
 BINS = 18  # of log-SNR, each 1 wide
-WINDOW = slice(1, 8)  # of them: −8 to −1
+RANGES = {"all levels": slice(None), "window": slice(1, 8), "narrow": slice(1, 6)}  # of them; −8 to −1, and to −3
 SUITES = {
     "warm pair": ("warm_10", "warm_90"),
     "warm four": ("warm_10", "warm_30", "warm_70", "warm_90"),
@@ -94,7 +94,7 @@ def learning(
     for stratified in (True, False):
         for n in SIZES:
             rows = [rows_of(n, seed, stratified, sevens, len(data)) for seed in range(SETS)]
-            for where, bins in (("all levels", slice(None)), ("window", WINDOW)):
+            for where, bins in RANGES.items():
                 w = np.stack([weights_of(sums[each, bins].sum(axis=0)) for each in rows])
                 product = 1 / (1 + np.exp(-w @ odds))
                 key = f"{'stratified' if stratified else 'iid'}, n = {n}, {where}"
@@ -153,11 +153,13 @@ def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: in
     return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
 
 
-def exact(names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPLES) -> dict[str, Any]:
+def exact(
+    names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPLES, steps: int = STEPS
+) -> dict[str, Any]:
     """The barycenter, in four populations; the weighted share, with its error from the effective sample size."""
     begin, models = time.perf_counter(), [digits.auxiliary(name) for name in names]
     particles = sf.sample_product(
-        models, weights, (samples, *digits.EVENT), steps=STEPS, seed=1, groups=4, like=torch.zeros(1)
+        models, weights, (samples, *digits.EVENT), steps=steps, seed=1, groups=4, like=torch.zeros(1)
     )
     x = particles.sample(samples)
     h, (a, b) = float(digits.sevens(x).mean()), digits._classifier()[1]
@@ -166,7 +168,7 @@ def exact(names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPL
         "error": (h * (1 - h) / min(particles.ess, samples)) ** 0.5 / (a - b),
         "ess": float(particles.ess),
         "samples": samples,
-        "evaluations_per_sample": STEPS * len(models),
+        "evaluations_per_sample": steps * len(models),
         "seconds": time.perf_counter() - begin,
     }
 
@@ -240,11 +242,14 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     """All parts of the experiment, by name, in the order of their worth. `known`: what has been found."""
     warm, four, independent = SUITES.values()
     found: dict[str, Callable[[], Any]] = {}
-    found["auxiliary warm_10"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_10"), "dpm++2m-sde"), STEPS)
-    found["auxiliary warm_90"] = lambda: counted(lambda: drawn(digits.auxiliary("warm_90"), "dpm++2m-sde"), STEPS)
+    for name in four:
+        found[f"auxiliary {name}"] = lambda name=name: counted(
+            lambda: drawn(digits.auxiliary(name), "dpm++2m-sde"), STEPS
+        )
     for last, samples in ((0.6, 4 * SAMPLES), (0.5, SAMPLES), (0.7, SAMPLES)):
         found[f"warm pair, SDE, λ = {last}"] = lambda w=last, n=samples: fused(warm, [1 - w, w], "dpm++2m-sde", n)
     found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
+    found["fit independent pair, n = 256"] = lambda: fit_of(independent, 256)
     found["SGD warm pair, n = 64"] = lambda: descent(warm, 64)
     found["learning warm four"] = lambda: learning(four, folder)
     found["learning warm pair"] = lambda: learning(
@@ -253,10 +258,13 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
     found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
     found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
+    found["warm pair, exact, λ = 0.6, 120 steps"] = lambda: exact(warm, [0.4, 0.6], SAMPLES, 4 * STEPS)
     found["learning independent pair"] = lambda: learning(independent, folder)
     found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 2 * SAMPLES)
     found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")
     found["independent pair, SDE, λ = 0.6"] = lambda: fused(independent, [0.4, 0.6], "dpm++2m-sde")
+    found["tuned, n = 1024"] = lambda: alone(1024, 200, 2e-4, "warm_70", folder)
+    found["scratch, n = 1024"] = lambda: alone(1024, 500, 1e-3, None, folder)
     return found
 
 
