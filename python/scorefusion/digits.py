@@ -362,7 +362,8 @@ def text(result: Result) -> str:
     ]
     for name, each in ((f"{low:g} to {high:g}", result.window), ("all there are", result.whole)):
         weights = "".join(f"{w:7.3f}" for w in each.weights)
-        lines.append(f"{name:<20}{weights}{implied(each.weights):12.3f}   {each.seconds:.1f} s")
+        error = float((each.bootstrap(200) @ SHARES).std())  # as if each datum were a seven by chance
+        lines.append(f"{name:<20}{weights}{implied(each.weights):12.3f} ± {error:.3f}   {each.seconds:.1f} s")
     lines += ["", f"{'':<44}sevens"]
     lines += [f"{NAMES[name]:<42}{value:8.3f} ± {error:.3f}" for name, (value, error) in result.shares.items()]
     lines += [
