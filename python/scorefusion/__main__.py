@@ -42,10 +42,10 @@ def print_info(facts: dict[str, Any], indent: str = "") -> None:
             print(f"{label:<18}{', '.join(value) if isinstance(value, list) else value}".rstrip())
 
 
-def draw(result: demo.Result, path: Path) -> bool:
+def draw(study: Any, result: Any, path: Path) -> bool:
     """Writes the figure; without matplotlib there is none, and a word on stderr."""
     try:
-        figure = demo.figure(result)
+        figure = study.figure(result)
     except ImportError:
         print("no figure: that needs matplotlib (pip install matplotlib)", file=sys.stderr)
         return False
@@ -53,11 +53,28 @@ def draw(result: demo.Result, path: Path) -> bool:
     return True
 
 
+def digits(folder: Path | None) -> Any:
+    """The module of the digits, which has `run`, `text`, `as_json` and `figure` as `demo` has."""
+    try:
+        from scorefusion import digits
+    except ImportError:
+        raise ValueError("--digits needs torch: pip install 'scorefusion[torch]'") from None
+    digits.FOLDER = folder or digits.FOLDER
+    if not (digits.FOLDER / "mnist79.npz").exists():
+        raise ValueError(
+            f"--digits needs images and networks (6 MB) that lie in examples/digits of the source and are no part of "
+            f"the installed package: there are none in {digits.FOLDER}. Give --folder SOURCE/examples/digits"
+        )
+    return digits
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scorefusion", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     about = commands.add_parser("info", help="versions, instruction sets, threads, CUDA")
-    show = commands.add_parser("demo", help="two networks fused to fit a few data, in one dimension")
+    show = commands.add_parser("demo", help="networks fused to fit a few data, in one dimension or of digits")
+    show.add_argument("--digits", action="store_true", help="handwritten sevens and nines (with torch, two minutes)")
+    show.add_argument("--folder", type=Path, help="of the digits' images and networks: examples/digits of the source")
     show.add_argument("--n", type=int, default=256, help="number of data (default %(default)s)")
     show.add_argument("--seed", type=int, default=0, help="of the data and all noise; baselines are there for 0 to 9")
     show.add_argument(
@@ -82,13 +99,21 @@ def main(arguments: list[str] | None = None) -> int:
         show.error("--n must be at least 2, --sets at least 1, --seed not negative")
     if options.output.suffix not in OUTPUTS or not options.output.parent.is_dir():
         show.error(f"--output must be a file {', '.join(OUTPUTS)} in a folder that exists, got {options.output}")
-    result = demo.run(options.n, options.seed, options.sets)
-    numbers = demo.as_json(result)
+    study: Any = demo
+    if options.digits:
+        try:
+            study = digits(options.folder)
+        except ValueError as error:
+            show.error(str(error))
+        if options.sets > 1 or options.n > study.MOST:
+            show.error(f"with --digits there is one data set, of at most {study.MOST}")
+    result = study.run(options.n, options.seed, **({} if options.digits else {"sets": options.sets}))
+    numbers = study.as_json(result)
     if not options.json:
-        print(demo.text(result))
+        print(study.text(result))
     if options.output.suffix == ".json":
         options.output.write_text(json.dumps(numbers, indent=1) + "\n")
-    written = options.output.suffix == ".json" or draw(result, options.output)
+    written = options.output.suffix == ".json" or draw(study, result, options.output)
     if options.json:
         print(json.dumps({**numbers, "output": str(options.output) if written else None}, indent=1))
     else:

@@ -1,0 +1,293 @@
+"""Does learning λ find the share of sevens? Writes ``results.json``, whose numbers the README here shows.
+
+    python examples/digits/experiment.py
+
+The better part of an hour on one core; what is in the file is not computed again. Residuals of all data that targets
+may be made of are gathered once; the weights of any set of them follow from its own sums, as `scorefusion.fit` would
+find them. How many sevens a model draws is counted at a few λ, from the same noise, and read off between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import train
+
+import scorefusion as sf
+from scorefusion import digits
+from scorefusion.statistics import minimize, quadratic
+
+SIZES = (64, 256, 1024)
+SETS = 200  # of each size and kind, of which means and deviations are told
+BINS = 18  # of log-SNR, each 1 wide
+RANGES = {"all levels": slice(None), "window": slice(1, 8), "narrow": slice(1, 6)}  # of them; −8 to −1, and to −3
+SUITES = {
+    "warm pair": ("warm_10", "warm_90"),
+    "warm four": ("warm_10", "warm_30", "warm_70", "warm_90"),
+    "independent pair": ("independent_10", "independent_90"),
+}
+SAMPLES, STEPS = 512, 30
+DRAWS = 8  # of (t, ε) for each image of the pool
+BATCH = 256
+
+
+def shares_of(names: tuple[str, ...]) -> np.ndarray:
+    return np.array([int(name.split("_")[1]) / 100 for name in names])
+
+
+def pool() -> tuple[torch.Tensor, int]:
+    """All images of which targets are made, sevens first, and how many these are."""
+    rest = digits.images(learned=False)
+    return torch.from_numpy(np.concatenate(rest)), len(rest.sevens)
+
+
+def gathered(names: tuple[str, ...], folder: Path) -> sf.Fit:
+    """The statistics of the whole pool."""
+    path = folder / f"{names[0]}_{len(names)}.fit"
+    if not path.exists():
+        models = [digits.auxiliary(name) for name in names]
+        learned = sf.fit(models, pool()[0], draws=DRAWS, bins=BINS, checkpoint=path.with_suffix(".part"))
+        learned.save(path)
+    return sf.Fit.load(path)
+
+
+def rows_of(n: int, seed: int, stratified: bool, sevens: int, total: int) -> np.ndarray:
+    """Which of the pool are in a target: drawn as `digits.target` draws."""
+    random = np.random.default_rng([seed, n, stratified])
+    count = round(digits.TARGET * n) if stratified else int(random.binomial(n, digits.TARGET))
+    return np.concatenate(
+        [random.permutation(sevens)[:count], sevens + random.permutation(total - sevens)[: n - count]]
+    )
+
+
+def learning(
+    names: tuple[str, ...],
+    folder: Path,
+    among: tuple[str, ...] | None = None,
+    curve: dict[float, float] | None = None,
+) -> dict[str, Any]:
+    """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens.
+
+    `among`: what was gathered. `curve`: the shares drawn by λ of the last model; log-odds are taken as linear in it.
+    """
+    among = among or names
+    if curve is not None:
+        drawn_shares = np.array(list(curve.values()))
+        line = np.polyfit(list(curve), np.log(drawn_shares / (1 - drawn_shares)), 1)
+    learned, (data, sevens) = gathered(among, folder), pool()
+    members = [among.index(name) for name in names]
+    sums, share = learned.statistics.per_group()[0], shares_of(names)
+
+    def weights_of(part: np.ndarray) -> np.ndarray:  # (bins, P) -> (k,)
+        total = part.sum(axis=0)
+        return np.asarray(minimize(quadratic(total, total[-1]).among(members)).weights)
+
+    odds = np.log(share / (1 - share))
+    found: dict[str, Any] = {"model_calls": learned.model_calls, "seconds": learned.seconds, "sets": SETS}
+    for stratified in (True, False):
+        for n in SIZES:
+            rows = [rows_of(n, seed, stratified, sevens, len(data)) for seed in range(SETS)]
+            for where, bins in RANGES.items():
+                w = np.stack([weights_of(sums[each, bins].sum(axis=0)) for each in rows])
+                product = 1 / (1 + np.exp(-w @ odds))
+                key = f"{'stratified' if stratified else 'iid'}, n = {n}, {where}"
+                found[key] = {
+                    "weights": w.mean(axis=0).tolist(),
+                    "deviation": w.std(axis=0).tolist(),
+                    "implied_share": (w @ share).mean(),
+                    "implied_share_deviation": (w @ share).std(),
+                    "barycenter_share": product.mean(),
+                    "barycenter_share_off": np.abs(product - digits.TARGET).mean(),
+                }
+                if curve is not None:
+                    samples = 1 / (1 + np.exp(-np.polyval(line, w[:, -1])))
+                    off = np.abs(samples - digits.TARGET)
+                    found[key] |= {"drawn_share": samples.mean(), "drawn_share_off": off.mean()}
+                    found[key] |= {"drawn_share_off_of_first_eight": off[:8].mean()}
+    often = np.where(np.arange(len(data)) < sevens, digits.TARGET / sevens, (1 - digits.TARGET) / (len(data) - sevens))
+    by_bin = np.einsum("n,nbp->bp", often, sums)
+    edges = np.linspace(*(float(digits.SCHEDULE.logsnr(t)) for t in (digits.SCHEDULE.t_max, digits.SCHEDULE.t_min)), 19)
+    signal = quadratic(by_bin).among(members).distances().sum(axis=(1, 2))
+    per_row = quadratic(by_bin, by_bin[:, -1]).among(members).distances()[:, 0, -1]
+    found["bins"] = {
+        "logsnr": edges.round(3).tolist(),
+        "signal": (signal / signal.sum()).tolist(),
+        "distance": per_row.tolist(),  # E ‖r_first − r_last‖²
+        "weights": [weights_of(by_bin[b : b + 1]).tolist() for b in range(BINS)],
+    }
+    return found
+
+
+def drawn(model: Any, solver: str, samples: int = SAMPLES) -> torch.Tensor:
+    settings: dict[str, Any] = {"solver": solver, "steps": STEPS, "seed": 1, "like": torch.zeros(1)}
+    shape = (BATCH, *digits.EVENT)
+    return torch.cat([sf.sample(model, shape, first_sample=b, **settings) for b in range(0, samples, BATCH)])
+
+
+def counted(samples: Callable[[], Any], calls: float) -> dict[str, Any]:
+    """The share of sevens, and how sure the classifier is of what it sees."""
+    begin = time.perf_counter()
+    x = samples()
+    value, error = digits.share(x)
+    with torch.no_grad():
+        sure = torch.sigmoid(digits._classifier()[0](torch.as_tensor(x)).abs())
+    return {
+        "share": value,
+        "error": error,
+        "sure": float((sure > 0.9).float().mean()),
+        "samples": len(x),
+        "evaluations_per_sample": calls,
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: int = SAMPLES) -> dict[str, Any]:
+    models = [digits.auxiliary(name) for name in names]
+    return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
+
+
+def exact(
+    names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPLES, steps: int = STEPS
+) -> dict[str, Any]:
+    """The barycenter, in four populations; the weighted share, with its error from the effective sample size."""
+    begin, models = time.perf_counter(), [digits.auxiliary(name) for name in names]
+    particles = sf.sample_product(
+        models, weights, (samples, *digits.EVENT), steps=steps, seed=1, groups=4, like=torch.zeros(1)
+    )
+    x = particles.sample(samples)
+    h, (a, b) = float(digits.sevens(x).mean()), digits._classifier()[1]
+    return {
+        "share": (h - b) / (a - b),
+        "error": (h * (1 - h) / min(particles.ess, samples)) ** 0.5 / (a - b),
+        "ess": float(particles.ess),
+        "samples": samples,
+        "evaluations_per_sample": steps * len(models),
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+def descent(names: tuple[str, ...], n: int, epochs: int = 128, batch: int = 64) -> dict[str, Any]:
+    """The published fit: SGD with momentum on softmax's logits, all noise levels."""
+    begin, random = time.perf_counter(), np.random.default_rng(0)
+    models, x0 = [digits.auxiliary(name) for name in names], torch.from_numpy(digits.target(n, 0))
+    rule, schedule = sf.SimplexDescent(len(models), method="softmax"), digits.SCHEDULE
+    for _ in range(epochs):
+        for rows in np.array_split(random.permutation(n), max(1, n // batch)):
+            t = random.uniform(schedule.t_min, schedule.t_max, len(rows))
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            noise = torch.from_numpy(random.standard_normal((len(rows), *digits.EVENT), np.float32))
+            x = sf.combine([x0[rows], noise], np.stack([alpha, sigma], axis=1))
+            epsilon = [model.epsilon(x, torch.from_numpy(t)) for model in models]
+            # ‖Σ λ_i ε̂_i − ε‖² summed over pixels, as published
+            grad = sf.residual([*epsilon, noise], [*rule.weights, -1]).grad
+            rule.step(np.asarray(grad)[:, :-1].mean(axis=0))
+    return {
+        "weights": rule.weights.tolist(),
+        "evaluations": n * epochs,
+        "n": n,
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+class Few(train.Data):
+    """Batches of n data."""
+
+    def __init__(self, x: np.ndarray, seed: int) -> None:
+        self.x, self.random = torch.from_numpy(x), np.random.default_rng(seed)
+
+    def batch(self, B: int) -> torch.Tensor:
+        return self.x[self.random.integers(0, len(self.x), B)]
+
+
+def alone(n: int, steps: int, rate: float, start: str | None, folder: Path) -> dict[str, Any]:
+    """A network trained on n data, from nothing or from an auxiliary."""
+    torch.manual_seed(0)
+    network = digits.UNet()
+    if start is not None:
+        digits.read_network(digits.FOLDER / "weights" / f"{start}.npz", network)
+        network.train().requires_grad_(True)
+    name = f"{start or 'scratch'}_{n}"
+    job = train.Job(name, digits.TARGET, steps, rate, 0, start)
+    average, said = train.training(job, Few(digits.target(n, 0), 0), network, folder / f"{name}.state")
+    average.eval().requires_grad_(False)
+    found = counted(lambda: drawn(digits.model(average), "dpm++2m-sde"), STEPS)
+    return {**found, "training": said, "steps": steps}
+
+
+def fit_of(names: tuple[str, ...], n: int, seed: int = 0) -> dict[str, Any]:
+    """What a user's call says."""
+    models, data = [digits.auxiliary(name) for name in names], torch.from_numpy(digits.target(n, seed))
+    found = {}
+    for where, window in (("all levels", None), ("window", digits.WINDOW)):
+        learned = sf.fit(models, data, logsnr_range=window, draws=digits.DRAWS, progress=False)
+        found[where] = {
+            "weights": learned.weights.tolist(),
+            "interval": learned.interval().tolist(),
+            "model_calls": learned.model_calls,
+            "evaluations": learned.evaluations,
+            "seconds": learned.seconds,
+            "warns": "Warning" in str(learned),
+        }
+    return found
+
+
+def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Callable[[], Any]]:
+    """All parts of the experiment, by name, in the order of their worth. `known`: what has been found."""
+    warm, four, independent = SUITES.values()
+    found: dict[str, Callable[[], Any]] = {}
+    for name in four:
+        found[f"auxiliary {name}"] = lambda name=name: counted(
+            lambda: drawn(digits.auxiliary(name), "dpm++2m-sde"), STEPS
+        )
+    for last, samples in ((0.6, 4 * SAMPLES), (0.5, SAMPLES), (0.7, SAMPLES)):
+        found[f"warm pair, SDE, λ = {last}"] = lambda w=last, n=samples: fused(warm, [1 - w, w], "dpm++2m-sde", n)
+    found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
+    found["fit independent pair, n = 256"] = lambda: fit_of(independent, 256)
+    found["SGD warm pair, n = 64"] = lambda: descent(warm, 64)
+    found["learning warm four"] = lambda: learning(four, folder)
+    found["learning warm pair"] = lambda: learning(
+        warm, folder, four, {w: known()[f"warm pair, SDE, λ = {w}"]["share"] for w in (0.5, 0.6, 0.7)}
+    )
+    found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
+    found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
+    found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
+    found["warm pair, exact, λ = 0.6, 120 steps"] = lambda: exact(warm, [0.4, 0.6], SAMPLES, 4 * STEPS)
+    found["learning independent pair"] = lambda: learning(independent, folder)
+    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 2 * SAMPLES)
+    found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")
+    found["independent pair, SDE, λ = 0.6"] = lambda: fused(independent, [0.4, 0.6], "dpm++2m-sde")
+    found["tuned, n = 1024"] = lambda: alone(1024, 200, 2e-4, "warm_70", folder)
+    found["scratch, n = 1024"] = lambda: alone(1024, 500, 1e-3, None, folder)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=digits.FOLDER / "results.json")
+    parser.add_argument("--cache", type=Path, default=digits.FOLDER / "cache")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="beginnings of the names of the parts to compute")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.cache.mkdir(exist_ok=True)
+
+    def known() -> dict[str, Any]:
+        return json.loads(options.output.read_text()) if options.output.exists() else {}
+
+    for name, compute in stages(options.cache, known).items():
+        if name in known() or (options.only and not name.startswith(tuple(options.only))):
+            continue
+        found = compute()
+        options.output.write_text(json.dumps({**known(), name: found}, indent=1, ensure_ascii=False) + "\n")
+        print(f"{name}: {json.dumps(found, ensure_ascii=False)[:300]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
