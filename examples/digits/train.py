@@ -24,6 +24,8 @@ import torch
 from scorefusion import digits
 from scorefusion._progress import Progress
 
+digits.FOLDER = Path(__file__).parent  # wherever this is run, and the package is installed
+
 AVERAGING = 0.999
 SECONDS_BETWEEN_STATES = 60.0
 

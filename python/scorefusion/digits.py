@@ -29,7 +29,8 @@ from .schedule import Schedule
 
 __all__ = ["Result", "Share", "auxiliaries", "auxiliary", "figure", "run", "share", "target", "text"]
 
-FOLDER = Path(__file__).resolve().parents[2] / "examples" / "digits"  # of a checkout; a wheel has none of it
+_CHECKOUTS = (Path(__file__).resolve().parents[2], Path.cwd())  # where it may be; a wheel has none of what follows
+FOLDER = next((path for root in _CHECKOUTS if (path := root / "examples" / "digits").exists()), Path("examples/digits"))
 SHARES = (0.1, 0.3, 0.7, 0.9)  # of sevens, in what auxiliaries learned from
 TARGET = 0.6
 MEAN, SD = 0.1307, 0.3081  # of all MNIST's pixels: x = (pixel − MEAN)/SD
