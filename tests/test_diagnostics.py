@@ -82,6 +82,16 @@ def test_membership_knows_what_a_model_has_seen():
     np.testing.assert_allclose(sf.diagnostics.membership(model, others, 0.2), expected, rtol=1e-12)
 
 
+def test_rotation_where_there_is_noise_alone():
+    """α = 0, where ρ is no number."""
+    J = np.array([[1.0, 2.0], [0.0, 1.0]])
+    model = sf.Model(lambda x, t: x @ J.T, "x0", FlowMatching())
+    found = sf.diagnostics.rotation(model, np.random.default_rng(0).normal(size=(40, 2)), 1.0, probes=100)
+    assert (
+        abs(found.mean() / (np.linalg.norm(J - J.T) / (2 * np.linalg.norm(J))) - 1) < 5 * math.sqrt(2 / 100 / 40) + 0.02
+    )
+
+
 def test_torch_models_and_half_precision():
     torch = pytest.importorskip("torch")
     model = sf.Model(lambda x, t: 0.5 * x + 0.1 * x.flip(1) * torch.tensor([1.0, -1.0], dtype=x.dtype), "x0", VP())
@@ -99,6 +109,9 @@ def test_errors():
     model = modes(0.5).model(VP())
     with pytest.raises(ValueError, match="steps must be an even number, got 3"):
         sf.diagnostics.process_gap(model, (8, 1), steps=3)
+    for times in ([0.9, 0.5, 0.1], "sigmas"):  # times of one's own may end where the formula has no density
+        with pytest.raises((TypeError, ValueError), match="times must be one of"):
+            sf.diagnostics.process_gap(model, (8, 1), times=times)
     with pytest.raises(ValueError, match="shape must have two samples or more"):
         sf.diagnostics.process_gap(model, (1, 1))
     with pytest.raises(ValueError, match="probes must be at least 1, got 0"):

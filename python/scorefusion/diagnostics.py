@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from . import _namespace
 from ._core import Noise
@@ -20,14 +19,14 @@ from ._host import at_home
 from ._run import without_gradients
 from ._sum import Sum, gram_of
 from .density import log_density
-from .model import Model, _common_schedule, as_models
+from .model import Model, _common_schedule, _one_of, as_models
 from .schedule import Schedule
 from .superposition import superpose
 
 __all__ = ["ProcessGap", "membership", "process_gap", "rotation"]
 
 _PROBES = 1 << 63 | 0x6469 << 40  # the stream of directions, then their number
-_STEP = {"float64": 1e-4, "float32": 1e-2}  # of a difference, of ρ
+_STEP = {"float64": 1e-4, "float32": 1e-2}  # of a difference in x, of σ
 
 
 class ProcessGap(NamedTuple):
@@ -47,7 +46,7 @@ def process_gap(
     draws: int = 16,
     seed: int = 0,
     like: Any = None,
-    times: str | ArrayLike = "logsnr",
+    times: str = "logsnr",
     schedule: Schedule | None = None,
 ) -> ProcessGap:
     """How far the process that samples the model is from the one that noises its samples, in nats.
@@ -67,7 +66,8 @@ def process_gap(
         steps: of the SDE, an even number. What they cost falls as 1/steps, and is extrapolated from them and half of
             them.
         draws: of the formula, for each of its nodes.
-        seed, like, times, schedule: as for `sample`.
+        times: "uniform", "logsnr" or "karras". The path has to end at t_min, where the formula has its density.
+        seed, like, schedule: as for `sample`.
 
     Example:
         >>> import scorefusion as sf
@@ -77,6 +77,7 @@ def process_gap(
         >>> [(gap.value / gap.standard_error > 4) for gap in (one, fused)]
         [False, True]
     """
+    _one_of("times", times, ("uniform", "logsnr", "karras"))
     if operator.index(steps) < 2 or steps % 2:
         raise ValueError(f"steps must be an even number, got {steps}")
     if shape[0] < 2:
@@ -117,9 +118,8 @@ def rotation(
     if operator.index(probes) < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
     (model,) = _models([model], schedule)
-    rho = model.schedule.sigma(t) / model.schedule.alpha(t)
     asked, x = _namespace.dtype_name(x), _wide(x)
-    step = _STEP[_namespace.dtype_name(x)] * rho * model.schedule.alpha(t)
+    step = _STEP[_namespace.dtype_name(x)] * model.schedule.sigma(t)
 
     def moved(v: Any) -> Sum:
         """J v, but for a number common to all."""
