@@ -40,7 +40,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are kept as they ran, and the tests run them
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # arrays are Any to a type checker; docstrings say their shapes
+autodoc_typehints = "none"  # docstrings say what they are, and the shapes of arrays
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Fields", "params_style")]

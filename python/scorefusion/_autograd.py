@@ -46,7 +46,7 @@ _recording = torch.is_grad_enabled
 _forward_mode = torch._C._is_fwd_grad_enabled
 
 
-def combine(u: Sequence[Any], c: Any) -> Any:
+def combine(u: Sequence[Tensor | Noise], c: Any) -> Tensor:
     """y_b = Σ_j c_bj u_bj, as `scorefusion.combine`, differentiable in u and c
 
     Args:
@@ -77,7 +77,7 @@ def combine(u: Sequence[Any], c: Any) -> Any:
     return _CombineFollowed.apply(combine, c, *u)  # type: ignore[no-untyped-call]
 
 
-def gram(u: Sequence[Any]) -> Any:
+def gram(u: Sequence[Tensor | Noise]) -> Tensor:
     """G_bij = <u_bi, u_bj>, as `scorefusion.gram`, differentiable in u
 
     Args:
@@ -97,7 +97,7 @@ def gram(u: Sequence[Any]) -> Any:
     return _GramFollowed.apply(gram, *u)  # type: ignore[no-untyped-call]
 
 
-def residual(u: Sequence[Any], c: Any) -> Residual:
+def residual(u: Sequence[Tensor | Noise], c: Any) -> Residual[Tensor]:
     """r_b = Σ_j c_bj u_bj,  loss_b = |r_b|²,  grad_bj = 2 <u_bj, r_b>, as `scorefusion.residual`, differentiable
 
     Both results may be differentiated, in u and c. r is not stored: a backward pass makes it again, in one read.
