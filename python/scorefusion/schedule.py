@@ -249,9 +249,6 @@ class Cosine(Schedule):
         self._rate = math.pi / 2 / (1 + self.s)
         self._cos, self._sin = math.cos(self._rate * self.s), math.sin(self._rate * self.s)
 
-    def _theta(self, t: Any) -> Any:
-        return self._rate * (t + self.s)
-
     def _alpha(self, xp: Any, t: Any) -> Any:
         """cos θ is the sine of what is missing to ½π, which leaves 0 at t = 1."""
         return xp.sin(self._rate * (1 - t)) / self._cos
