@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -113,11 +113,14 @@ class Fused(Weighted):
         if state.numel():
             self.weights = state
 
-    def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
         """The fused output ``(B, *event)``, every branch called as this is."""
         called, c = self._coefficients() if self._function is None else self._of_time(t, x.shape[0])
         outs = self._ask(called, x, t, kwargs)
         return combine(outs, c) if outs else torch.zeros_like(x)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _ask(self, called: Iterable[int], x: Tensor, t: Any, kwargs: dict[str, Any]) -> list[Any]:
         branches = list(self.branches)  # an index into the list itself takes microseconds

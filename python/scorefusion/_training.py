@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -192,6 +192,9 @@ class FusionLoss(nn.Module):
         losses = residual([*u, noise], torch.cat(c, dim=1)).loss
         loss: Tensor = (losses * values[:, weight][:, 0]).mean()
         return loss
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _called(self) -> list[int]:
         """The models that are asked: all, but those whose weight is 0 and stays so."""

@@ -212,6 +212,18 @@ def residual(u: Sequence[Any], c: Any, *, out: Any = None) -> Residual:
     return Residual._make(_residual(u, c, out))
 
 
+@overload
+def resample(
+    log_weights: torch.Tensor, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> torch.Tensor: ...
+@overload
+def resample(
+    log_weights: NDArray[Any], *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> NDArray[np.int64]: ...
+@overload
+def resample(
+    log_weights: Any, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> Any: ...
 def resample(
     log_weights: Any, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
 ) -> Any:
