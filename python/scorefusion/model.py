@@ -542,7 +542,9 @@ def _out_of_range(t: float, schedule: Schedule, name: str, seen: _Level | None) 
     with np.errstate(all="ignore"):
         levels = f"σ/α from {np.exp(np.float64(-high / 2)):.4g} to {np.exp(np.float64(-low / 2)):.4g}"
         asked = f"t = {t:.6g}"
-        if seen is not None:
+        if seen is not None and math.isnan(t):  # α = 0, which has no t where there is always a signal
+            asked = f"noise alone by {seen.schedule}"
+        elif seen is not None:
             asked = (
                 f"σ/α = {np.exp(-np.float64(schedule.logsnr(t)) / 2):.6g} by {seen.schedule}, which is t = {t:.6g} here"
             )
