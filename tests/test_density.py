@@ -57,6 +57,18 @@ def test_the_flow_does_not_pass_over_where_a_sample_chooses():
         assert np.abs(found.value - truth(LINE, x, schedule)).max() < 2e-3
 
 
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_steps_are_chosen_for_each_sample_in_every_library(name):
+    """Some samples take a step that others have to take anew, shorter: rows are chosen in the library of x."""
+    pytest.importorskip(name)
+    home = framework(name, "cpu")
+    x = np.linspace(-5, 5, 21)[:, None]
+    model = LINE.model(VP())
+    found = sf.log_density(model, home.array(x, "float32"))
+    expected = sf.log_density(model, x.astype(np.float32))
+    np.testing.assert_allclose(home.numpy(found.value), expected.value, atol=1e-4)
+
+
 def test_a_smaller_tolerance_is_a_smaller_error():
     x = np.linspace(-4, 4, 41)[:, None]
     errors = []
@@ -469,6 +481,20 @@ def test_a_torch_network_trains_as_before():
         (lambda m, x: sf.log_density_difference(m, lambda x, t: x[:1], x), ValueError, "other must return the shape"),
         (lambda m, x: sf.classify([m, m], x, log_prior=[1.0]), ValueError, r"log_prior must be \(2,\) or \(2, 2\)"),
         (lambda m, x: sf.classify(m, x), ValueError, "models must be a list"),
+        (
+            lambda m, x: sf.log_density_difference(
+                sf.Model(m.fn, "score", EDM(0.1, 1.0)), sf.Model(m.fn, "score", VE(2.0, 50.0)), x, schedule=EDM()
+            ),
+            ValueError,
+            "the models have no noise levels in common",
+        ),
+        (
+            lambda m, x: sf.log_density(
+                sf.Model(lambda x, t: -x, "score", VP()), np.zeros((2, 65)), method="formula", reference="covariance"
+            ),
+            ValueError,
+            "reference='covariance' is for up to 64 dimensions, not 65",
+        ),
         (lambda m, x: sf.bits_per_dim(0.0, 0), ValueError, "dims must be at least 1"),
         (lambda m, x: sf.bits_per_dim(0.0, 2, scale=0.0), ValueError, "scale and levels must be positive"),
     ],
