@@ -203,7 +203,8 @@ def pipelines() -> None:
 
 
 def processes(x: torch.Tensor) -> None:
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
     model = sf.analytic.GaussianMixture([1.0], [[0.0]], [[1.0]]).model(sf.schedule.VP())
     assert_type(sf.distributed.sample(model, (4, 1), steps=2, like=x), torch.Tensor)
 

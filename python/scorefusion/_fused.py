@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,6 +95,7 @@ class Fused(Weighted):
     """
 
     branches: nn.ModuleList
+    __call__: Callable[..., Tensor]
 
     def __init__(self, modules: Sequence[nn.Module], weights: Any) -> None:
         super().__init__()
@@ -118,9 +119,6 @@ class Fused(Weighted):
         called, c = self._coefficients() if self._function is None else self._of_time(t, x.shape[0])
         outs = self._ask(called, x, t, kwargs)
         return combine(outs, c) if outs else torch.zeros_like(x)
-
-    if TYPE_CHECKING:
-        __call__ = forward
 
     def _ask(self, called: Iterable[int], x: Tensor, t: Any, kwargs: dict[str, Any]) -> list[Any]:
         branches = list(self.branches)  # an index into the list itself takes microseconds

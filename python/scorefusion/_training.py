@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -151,6 +151,8 @@ class FusionLoss(nn.Module):
         if state.numel():
             self.weights = state
 
+    __call__: Callable[..., Tensor]
+
     @_not_compiled(recursive=False)  # the networks within it are
     def forward(self, x0: Tensor, *, seed: int = 0, first_datum: int = 0) -> Tensor:
         """The loss of these data ``(n, *event)``, the mean over their rows: a scalar, float64."""
@@ -192,9 +194,6 @@ class FusionLoss(nn.Module):
         losses = residual([*u, noise], torch.cat(c, dim=1)).loss
         loss: Tensor = (losses * values[:, weight][:, 0]).mean()
         return loss
-
-    if TYPE_CHECKING:
-        __call__ = forward
 
     def _called(self) -> list[int]:
         """The models that are asked: all, but those whose weight is 0 and stays so."""
