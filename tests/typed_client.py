@@ -57,7 +57,7 @@ def operations_of_torch(x: torch.Tensor, s: torch.Tensor) -> None:
     c = torch.tensor([0.5, 0.5], requires_grad=True)
     loss = sf.torch.residual([x, s], c).loss
     assert_type(loss, torch.Tensor)
-    loss.sum().backward()
+    loss.sum().backward()  # type: ignore[no-untyped-call, unused-ignore]
     assert_type(sf.torch.combine([x, noise], c), torch.Tensor)
     assert_type(sf.torch.gram([x, noise]), torch.Tensor)
 
@@ -157,7 +157,7 @@ def weights_alone() -> None:
     s = np.ones((4, 3))
     statistics.add([s, -s], sf.Noise(1), np.full(4, 0.5), datum=np.arange(4))
     assert_type(statistics.solve().value, float)
-    log_p = np.random.default_rng(0).normal(size=(16, 2))
+    log_p = 0.1 * np.random.default_rng(0).normal(size=(16, 2))
     assert_type(sf.fit_densities(log_p, log_p, np.zeros(16)), sf.DensityFit)
 
 
@@ -168,7 +168,7 @@ def networks() -> None:
     assert_type(total, torch.Tensor)
     assert_type(loss.weights, torch.Tensor)
     optimiser = torch.optim.SGD(loss.parameters(), lr=0.1)
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call, unused-ignore]
     optimiser.step()
     fused = sf.torch.fuse([Net(), Net()], [0.5, 0.5])
     assert_type(fused, sf.torch.Fused)

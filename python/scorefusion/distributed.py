@@ -74,12 +74,13 @@ def sample(
         first = first[begin:end]
     else:
         first = operator.index(first) + begin
-    if start is not None and isinstance(start, (tuple, list)) and len(start) == 2 and _namespace.is_array(start[0]):
-        if tuple(start[0].shape) != shape:
-            raise ValueError(f"start must be (x, t) with x of shape {shape}, got {tuple(start[0].shape)}")
-        start = start[0][begin:end], start[1]
-    settings.update(like=like, start=start, first_sample=first)
-    return sampling.sample(model, (end - begin, *shape[1:]), **settings)
+    ours: Any = start
+    if isinstance(ours, (tuple, list)) and len(ours) == 2 and _namespace.is_array(ours[0]):
+        if tuple(ours[0].shape) != shape:
+            raise ValueError(f"start must be (x, t) with x of shape {shape}, got {tuple(ours[0].shape)}")
+        ours = ours[0][begin:end], ours[1]
+    settings.update(start=ours, first_sample=first)
+    return sampling.sample(model, (end - begin, *shape[1:]), like=like, **settings)
 
 
 def gathered(make: Callable[[], T], group: Any, doing: str) -> list[T]:

@@ -47,12 +47,14 @@ class Linear(NamedTuple):
 
     def evaluate(self, x: Array) -> Array:
         """The sum, ``(B, *event)``."""
-        if _is(self.b, 0):
-            if len(self.out) == 1 and _is(self.a[0], 1) and type(self.out[0]) is not Slices:
-                return self.out[0]
-            if self.out:
-                return _namespace.combine(self.out, self.a)
-        return _namespace.combine([*self.out, x], [*self.a, self.b])
+        y: Array
+        if not (self.out and _is(self.b, 0)):
+            y = _namespace.combine([*self.out, x], [*self.a, self.b])
+        elif len(self.out) == 1 and _is(self.a[0], 1) and type(self.out[0]) is not Slices:
+            y = self.out[0]
+        else:
+            y = _namespace.combine(self.out, self.a)
+        return y
 
 
 class _Reading(NamedTuple):

@@ -119,7 +119,7 @@ def combine(u: Sequence[Any], c: Any, *, out: Any = None) -> Any:
 
 
 @overload
-def gram(u: Sequence[torch.Tensor | Noise]) -> torch.Tensor: ...
+def gram(u: Sequence[torch.Tensor | Noise]) -> torch.Tensor: ...  # type: ignore[overload-overlap]  # noise alone
 @overload
 def gram(u: Sequence[NDArray[Any] | Noise]) -> Float64: ...
 @overload

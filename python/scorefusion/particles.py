@@ -70,7 +70,8 @@ class Particles(Generic[Array]):
         total = np.cumsum(w)
         u = (np.arange(n) + _uniform(seed)) / max(n, 1) * total[-1]  # systematic
         drawn = np.minimum(np.searchsorted(total, u, side="right"), len(w) - 1)
-        return _namespace.take(self.x, np.random.default_rng([seed, n]).permutation(drawn))
+        x: Array = _namespace.take(self.x, np.random.default_rng([seed, n]).permutation(drawn))
+        return x
 
     def plot(self, ax: Any = None) -> Any:
         """The effective sample size over the steps, and how the weights are spread."""
