@@ -94,6 +94,8 @@ def the_main_road() -> None:
     models = [mixture.model(vp, predicts="epsilon") for mixture in mixtures]
     assert_type(models, list[sf.Model])
     data = mixtures[0].sample(32, seed=1)
+    assert_type(data, Float64)
+    assert_type(mixtures[0].sample(2, like=torch.zeros(1)), torch.Tensor)
 
     def own(x: Float32, t: Float32) -> Float32:
         return -x
@@ -152,7 +154,8 @@ def weights_alone() -> None:
     solution = sf.minimize_on_simplex([[2, 0], [0, 1]])
     print(solution.weights, solution.value + solution.gap, solution.iterations)
     descent = sf.SimplexDescent(2, method="frank-wolfe")
-    print(descent.step(np.array([1.0, 0.0])), descent.weights)
+    assert_type(descent.weights, Float64)
+    print(descent.step(np.array([1.0, 0.0])))
     statistics = sf.Statistics(2, bins=1)
     s = np.ones((4, 3))
     statistics.add([s, -s], sf.Noise(1), np.full(4, 0.5), datum=np.arange(4))
