@@ -147,7 +147,8 @@ class Downhill(sf.solver.Solver):
     """A solver of one's own."""
 
     def step(self, at: sf.solver.Step) -> sf.solver.Sum:
-        return at.y + (at.rho_next - at.rho) * at.epsilon
+        y: sf.solver.Sum = at.y + (at.rho_next - at.rho) * at.epsilon
+        return y
 
 
 def weights_alone() -> None:

@@ -80,7 +80,8 @@ def sample(
             raise ValueError(f"start must be (x, t) with x of shape {shape}, got {tuple(ours[0].shape)}")
         ours = ours[0][begin:end], ours[1]
     settings.update(start=ours, first_sample=first)
-    return sampling.sample(model, (end - begin, *shape[1:]), like=like, **settings)
+    x: Sampled = sampling.sample(model, (end - begin, *shape[1:]), like=like, **settings)
+    return x
 
 
 def gathered(make: Callable[[], T], group: Any, doing: str) -> list[T]:
