@@ -332,16 +332,20 @@ class _Pool:
 
     def __init__(self, x: Any) -> None:
         on_cpu = isinstance(x, np.ndarray) or (_is_torch(x) and x.device.type == "cpu")
-        self._like = x if on_cpu and x.nbytes >= _REUSED else None
+        self._like, self._reused = x, on_cpu and x.nbytes >= _REUSED
         self._arrays: list[Any] = []
 
+    def has_like(self, x: Any) -> bool:
+        """Are its arrays of this library, shape and dtype?"""
+        return type(self._like) is type(x) and self._like.shape == x.shape and self._like.dtype == x.dtype
+
     def take(self) -> Any:
-        if self._like is None:
+        if not self._reused:
             return None
         for j in range(len(self._arrays)):
             if sys.getrefcount(self._arrays[j]) <= 2 and _sole_owner(self._arrays[j]):
                 return self._arrays[j]
-        made = _namespace.namespace(self._like).empty_like(self._like)
+        made = _namespace.empty(self._like.shape, self._like, _namespace.dtype_name(self._like))
         self._arrays.append(made)
         return made
 
