@@ -361,6 +361,14 @@ def test_everything_is_read_once(monkeypatch):
     assert calls == [6]
 
 
+@pytest.mark.parametrize("t", [0.5, np.full(5, 0.5)], ids=["one t", "t of each sample"])
+def test_any_number_of_models(t):
+    """More than one pass can read."""
+    many = sf.Fusion([MIXTURE.model(VP(), "v") for _ in range(140)], [1 / 140] * 140)
+    for wanted in ("score", "x0", "v"):
+        assert_close(getattr(many, wanted)(X, t), getattr(MIXTURE.model(VP(), "v"), wanted)(X, t))
+
+
 def test_a_model_of_weight_zero_is_never_called():
     def never(x, t):
         raise AssertionError
@@ -582,6 +590,9 @@ def test_check_says_when_nothing_fits():
     rng = np.random.default_rng(0)
     result = sf.check(sf.Model(lambda x, t: rng.normal(size=x.shape), "epsilon", VP()), MIXTURE.sample(40, seed=9))
     assert not result.ok
+    assert "its output fits best as" in str(result)
+    result = sf.check(sf.Model(lambda x, t: 0 * x, "flow", VP()), MIXTURE.sample(40, seed=9))
+    assert "The output says no more of the noise than nothing does" in str(result)
 
 
 def test_check_takes_functions_fusions_and_any_framework(home):

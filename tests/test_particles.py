@@ -149,6 +149,16 @@ def test_particles_belong_to_the_framework(name, device):
     assert particles.sample(10).shape == (10, 3)
 
 
+def test_any_number_of_models():
+    """More than one pass can read: those of equal models are the model."""
+    like, model = np.zeros(1), gaussian(-2.0, 1.0).model(VP())
+    one = sf.sample_product([model], [1.0], (8, 1), steps=5, seed=1, like=like)
+    many = sf.sample_product(
+        [gaussian(-2.0, 1.0).model(VP()) for _ in range(70)], [1 / 70] * 70, (8, 1), steps=5, seed=1, like=like
+    )
+    np.testing.assert_allclose(many.x, one.x, rtol=1e-9)
+
+
 def test_the_callback_sees_every_step():
     seen = []
 
