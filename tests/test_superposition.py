@@ -558,6 +558,13 @@ def test_errors_speak(arguments, said):
         sf.superpose(models, (3, 2), steps=3, **arguments)
 
 
+def test_one_step_to_no_noise_at_all():
+    """Of two levels one has a log-SNR: the share of a step is then that of their number."""
+    _, models = problem(2, 2, EDM())
+    found = sf.superpose(models, (3, 2), mode="and", times=[1.0, 0.0], lift=0.5, seed=1, like=F64)
+    assert np.isfinite(found.x).all()
+
+
 def test_a_log_density_of_pure_noise_is_refused():
     _, models = problem(2, 2, FlowMatching(), ["x0"])
     start = np.zeros((3, 2)), 1.0

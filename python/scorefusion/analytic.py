@@ -242,8 +242,6 @@ def _coefficients(kind: str, schedule: Schedule, t: Any) -> tuple[Any, Any, Any,
 
 def _present(p: Any, of_x0: Any) -> Any:
     """p times the divergence of x̂₀: 0 where p is, also at α = 0."""
-    if not _namespace.is_array(p):
-        return p * of_x0 if p != 0 else 0.0
     xp = _namespace.namespace(p)
     return xp.where(p == 0, xp.zeros_like(of_x0), p * of_x0)
 
