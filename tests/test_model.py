@@ -591,8 +591,6 @@ def test_check_says_when_nothing_fits():
     result = sf.check(sf.Model(lambda x, t: rng.normal(size=x.shape), "epsilon", VP()), MIXTURE.sample(40, seed=9))
     assert not result.ok
     assert "its output fits best as" in str(result)
-    result = sf.check(sf.Model(lambda x, t: 0 * x, "flow", VP()), MIXTURE.sample(40, seed=9))
-    assert "The output says no more of the noise than nothing does" in str(result)
 
 
 def test_check_takes_functions_fusions_and_any_framework(home):
