@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from docutils import nodes
@@ -63,7 +64,7 @@ def fields_of(cls: type) -> list[str]:
     """The fields of a dataclass or NamedTuple and the comments beside them, as napoleon reads them."""
     if not (hasattr(cls, "__dataclass_fields__") or hasattr(cls, "_fields")):
         return []
-    found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(cls), flags=re.MULTILINE)
+    found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", dedent(inspect.getsource(cls)), flags=re.MULTILINE)
     described = [(name, re.sub(_SHAPE, r"``\g<0>``", comment)) for name, comment in found]
     return ["Fields:", *(f"    {name}: {comment}" for name, comment in described)] if found else []
 

@@ -39,18 +39,7 @@ from ._typing import Array, Small
 Float64 = NDArray[np.float64]
 
 
-if TYPE_CHECKING:
-    import torch
-
-    class CombineGram(NamedTuple, Generic[Array, Small]):
-        y: Array
-        G: Small
-
-    class Residual(NamedTuple, Generic[Small]):
-        loss: Small
-        grad: Small
-
-else:  # Python 3.10 has no generic NamedTuple
+if not TYPE_CHECKING:  # Python 3.10 has no generic NamedTuple
 
     class CombineGram(NamedTuple):
         """What `combine_gram` returns."""
@@ -63,6 +52,18 @@ else:  # Python 3.10 has no generic NamedTuple
 
         loss: Small  # (B,) float64
         grad: Small  # (B, m) float64
+
+
+if TYPE_CHECKING:
+    import torch
+
+    class CombineGram(NamedTuple, Generic[Array, Small]):
+        y: Array
+        G: Small
+
+    class Residual(NamedTuple, Generic[Small]):
+        loss: Small
+        grad: Small
 
 
 class Resampled(NamedTuple):
