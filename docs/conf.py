@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from docutils import nodes
@@ -40,7 +41,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are kept as they ran, and the tests run them
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # arrays are Any to a type checker; docstrings say their shapes
+autodoc_typehints = "none"  # docstrings say what they are, and the shapes of arrays
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Fields", "params_style")]
@@ -63,7 +64,7 @@ def fields_of(cls: type) -> list[str]:
     """The fields of a dataclass or NamedTuple and the comments beside them, as napoleon reads them."""
     if not (hasattr(cls, "__dataclass_fields__") or hasattr(cls, "_fields")):
         return []
-    found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(cls), flags=re.MULTILINE)
+    found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", dedent(inspect.getsource(cls)), flags=re.MULTILINE)
     described = [(name, re.sub(_SHAPE, r"``\g<0>``", comment)) for name, comment in found]
     return ["Fields:", *(f"    {name}: {comment}" for name, comment in described)] if found else []
 

@@ -52,6 +52,9 @@ def test_the_version_is_written_once():
 
 def test_every_public_name_is_there():
     assert all(hasattr(sf, name) for name in sf.__all__)
+    assert set(sf.__all__) <= set(dir(sf))
+    with pytest.raises(AttributeError, match="module 'scorefusion' has no attribute 'fuse'"):
+        sf.fuse  # noqa: B018
 
 
 def test_info_prints_text_and_json():

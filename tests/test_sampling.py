@@ -451,6 +451,7 @@ ERRORS = {
     "like must be one of": {"like": np.zeros(1, np.int32)},
     "guidance must return the shape of x": {"guidance": lambda x, t, x0: x[0]},
     "is defined for 0 < t ≤ 1": {"times": [1.5, 0.1]},
+    "sampling goes from a larger t to a smaller one, got 0.001 to 0.001": {"start": (np.zeros((2, 2)), 1e-3)},
 }
 
 

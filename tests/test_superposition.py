@@ -336,7 +336,7 @@ def test_divergences_by_the_framework_by_differences_and_by_probes(name, device)
 
 def test_probes_are_right_on_average():
     _, models = problem(2, 4)
-    exact = sf.superpose(models, (200, 4), mode="mean", noise="ode", steps=30, seed=1, like=F64)
+    exact = sf.superpose(models, (200, 4), mode="mean", noise="ode", probes="exact", steps=30, seed=1, like=F64)
     probed = sf.superpose(models, (200, 4), mode="mean", noise="ode", probes=2, steps=30, seed=1, like=F64)
     np.testing.assert_allclose(probed.x, exact.x, rtol=1e-9)
     error = probed.log_density - exact.log_density
@@ -556,3 +556,17 @@ def test_errors_speak(arguments, said):
     models = problem(arguments.pop("models", 2), 2)[1]
     with pytest.raises(ValueError, match=said):
         sf.superpose(models, (3, 2), steps=3, **arguments)
+
+
+def test_one_step_to_no_noise_at_all():
+    """Of two levels one has a log-SNR: the share of a step is then that of their number."""
+    _, models = problem(2, 2, EDM())
+    found = sf.superpose(models, (3, 2), mode="and", times=[1.0, 0.0], lift=0.5, seed=1, like=F64)
+    assert np.isfinite(found.x).all()
+
+
+def test_a_log_density_of_pure_noise_is_refused():
+    _, models = problem(2, 2, FlowMatching(), ["x0"])
+    start = np.zeros((3, 2)), 1.0
+    with pytest.raises(ValueError, match="log_density is without effect where there is noise alone, at t = 1"):
+        sf.superpose(models, (3, 2), times=[1.0, 0.5], start=start, log_density=np.zeros((3, 2)))

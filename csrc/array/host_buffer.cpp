@@ -1,3 +1,4 @@
+// The memory, and the capsules that lend it to whoever asks, for as long as they hold it.
 #include "host_buffer.h"
 
 #include <cstdlib>

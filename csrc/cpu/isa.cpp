@@ -1,3 +1,4 @@
+// What this build and this processor have, and which of it SCOREFUSION_ISA wants.
 #include "isa.h"
 
 #include <cstdlib>

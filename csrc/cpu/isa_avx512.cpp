@@ -1,3 +1,4 @@
+// The inner loops with AVX-512.
 #define SF_ISA avx512
 // GCC 12 takes the deliberately undefined pass-through operands of its own intrinsics for mistakes.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"

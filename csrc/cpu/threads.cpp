@@ -1,3 +1,4 @@
+// The pool: threads that sleep until there is a share of work; a forked child, which has none, does without.
 #include "threads.h"
 
 #include <pthread.h>

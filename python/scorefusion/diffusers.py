@@ -769,7 +769,7 @@ def _schedule_of(pipe: Any) -> Schedule:
 
 
 @dataclass(frozen=True)
-class ImageSuperposition(superposition.Superposition):
+class ImageSuperposition(superposition.Superposition[torch.Tensor]):
     """What `superpose` returns: a `Superposition` whose x are latents, and their images."""
 
     images: Any = None  # B of them, as `output_type` says

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from . import solver as solvers
 from ._progress import Progress
 from ._run import prepare, without_gradients
+from ._typing import Sampled
 from .schedule import Schedule
 
 __all__ = ["sample"]
@@ -27,9 +28,9 @@ def sample(
     solver: Any = "dpm++2m",
     steps: int = 50,
     seed: int = 0,
-    like: Any = None,
+    like: Sampled | None = None,
     times: str | ArrayLike = "logsnr",
-    start: tuple[Any, float] | None = None,
+    start: tuple[Sampled, float] | None = None,
     first_sample: Any = 0,
     first_step: int = 0,
     guidance: Callable[[Any, Any, Any], Any] | None = None,
@@ -37,7 +38,7 @@ def sample(
     schedule: Schedule | None = None,
     callback: Callable[[int, float, Any, Any], Any] | None = None,
     progress: bool = False,
-) -> Any:
+) -> Sampled:
     """Samples ``(B, *event)`` of the model at the last of the times, by default the t_min of its schedule.
 
     Sample b depends on the seed and on ``first_sample + b`` alone, bit for bit, however many are drawn at a time, as
@@ -103,4 +104,5 @@ def sample(
             step(i, x0, before)
             before = x0.u[0] if remembers else None
             shown.advance(1)
-    return run.result()
+    x: Sampled = run.result()
+    return x

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ._sum import Sum
+from ._sum import Sum as Sum
 
 __all__ = [
     "DDIM",
@@ -40,6 +40,7 @@ __all__ = [
     "PredictorCorrector",
     "Solver",
     "Step",
+    "Sum",
 ]
 
 

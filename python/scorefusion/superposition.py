@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,7 @@ from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
 from ._sum import MOST, Sum, combine, combine_gram, gram, inner, rows_of
+from ._typing import Array, Sampled
 from .model import Fusion, _Level, _one_of
 from .schedule import Schedule
 
@@ -48,10 +49,10 @@ _ROUNDING = {
 
 
 @dataclass(frozen=True)
-class Superposition:
+class Superposition(Generic[Array]):
     """What `superpose` returns."""
 
-    x: Any  # (B, *event)
+    x: Array  # (B, *event)
     log_density: Any  # (B, k) float64: log q_i of x at the last of the times, in nats, as it was estimated on the way
     unbiased: bool  # is that an estimate of the true log q_i(x), right in the limit of many steps?
     weights: Any = None  # (steps, B, k) float64, if asked for: κ, with y′ = y + h Σ_i κ_i s_i + √h z
@@ -73,9 +74,9 @@ def superpose(
     probes: int | str | None = None,
     steps: int = 200,
     seed: int = 0,
-    like: Any = None,
+    like: Sampled | None = None,
     times: str | ArrayLike | None = None,
-    start: tuple[Any, float] | None = None,
+    start: tuple[Sampled, float] | None = None,
     log_density: Any = None,
     first_sample: Any = 0,
     first_step: int = 0,
@@ -84,7 +85,7 @@ def superpose(
     trace: bool = False,
     callback: Callable[[int, float, Any, Any], Any] | None = None,
     progress: bool = False,
-) -> Superposition:
+) -> Superposition[Sampled]:
     """Samples ``(B, *event)`` of k models superposed, and the log density of each under every model.
 
     One step is one call of every model and one read of what they return (two for "and"); sample b depends on the seed
