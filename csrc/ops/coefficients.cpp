@@ -17,6 +17,12 @@ std::string row_text(int64_t row) {
 // "c[2]", or "c[7][2]" in a row of nested lists
 std::string entry_text(int64_t row, int64_t j) { return row_text(row) + "[" + std::to_string(j) + "]"; }
 
+// Of an OverflowError that Python has raised.
+ValueError too_large(int64_t row, int64_t j) {
+  PyErr_Clear();
+  return ValueError(entry_text(row, j) + " must be a real number, got an integer that float64 has no room for");
+}
+
 // An entry that is neither a float nor an int: a NumPy scalar, a 0-d array on the host, anything with __float__.
 double read_entry_slowly(PyObject* entry, int64_t row, int64_t j) {
   const auto wrong = [&] {
@@ -35,6 +41,7 @@ double read_entry_slowly(PyObject* entry, int64_t row, int64_t j) {
   if (!PyNumber_Check(entry) || PyComplex_Check(entry) || PyArray_IsScalar(entry, ComplexFloating)) throw wrong();
   const py::object number = py::reinterpret_steal<py::object>(PyNumber_Float(entry));
   if (!number) {
+    if (PyErr_ExceptionMatches(PyExc_OverflowError)) throw too_large(row, j);
     if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
     PyErr_Clear();
     throw wrong();
@@ -46,7 +53,7 @@ double read_entry(PyObject* entry, int64_t row, int64_t j) {
   if (PyFloat_Check(entry)) return PyFloat_AS_DOUBLE(entry);
   if (PyLong_CheckExact(entry)) {
     const double number = PyLong_AsDouble(entry);
-    if (number == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    if (number == -1.0 && PyErr_Occurred()) throw too_large(row, j);
     return number;
   }
   const py::object held = py::reinterpret_borrow<py::object>(entry);  // the list may lose it meanwhile

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <numeric>
 #include <string>
@@ -98,6 +99,14 @@ void frank_wolfe(DescentState& state, const double* grad) {
   for (double& weight : weights) weight = std::max(0.0, weight) / total;
 }
 
+bool is_finite(const DescentState& state) {
+  const auto all = [](const std::vector<double>& values) {
+    return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+  };
+  return all(state.weights) && all(state.logits) && all(state.velocity) && std::isfinite(state.squares) &&
+         std::isfinite(state.curvature);
+}
+
 }  // namespace
 
 void project_onto_simplex(std::vector<double>& x) {
@@ -145,12 +154,21 @@ void descend(DescentState& state, const double* grad) {
     if (!std::isfinite(grad[i]))
       throw ValueError("every entry of grad must be finite, but grad[" + std::to_string(i) +
                        "] = " + std::to_string(grad[i]));
+  DescentState next = state;
   switch (state.method) {
-    case Method::exponentiated: return exponentiated(state, grad);
-    case Method::frank_wolfe: return frank_wolfe(state, grad);
-    case Method::softmax: return softmax_momentum(state, grad);
-    case Method::projected: return projected(state, grad);
+    case Method::exponentiated: exponentiated(next, grad); break;
+    case Method::frank_wolfe: frank_wolfe(next, grad); break;
+    case Method::softmax: softmax_momentum(next, grad); break;
+    case Method::projected: projected(next, grad); break;
   }
+  if (!is_finite(next)) {
+    const double* const largest =
+        std::max_element(grad, grad + state.weights.size(), [](double a, double b) { return std::abs(a) < std::abs(b); });
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", *largest);
+    throw ValueError(std::string("grad must not be so large that the step overflows, got an entry of ") + text);
+  }
+  state = std::move(next);
 }
 
 }  // namespace scorefusion::solve

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core
+from . import _core, _namespace
 from ._host import on_host
 from ._slices import engine
+from .model import _described
 from .simplex import SimplexSolution, minimize_on_simplex
 
 __all__ = ["Quadratic", "Statistics", "minimize", "quadratic"]
@@ -192,6 +193,9 @@ class Statistics:
         """
         if len(scores) != self.k:
             raise ValueError(f"scores must be {self.k} arrays, got {len(scores)}")
+        for u in (*scores, noise):
+            if not isinstance(u, _core.Noise) and not (_namespace.is_array(u) and len(u.shape)):
+                raise TypeError(f"scores and noise must be arrays (B, *event), got {_described(u)}")
         B = int(scores[0].shape[0])
         datum, bin = _integers(datum, "datum", B), _integers(bin, "bin", B)
         if B and int(datum.min()) < 0:
