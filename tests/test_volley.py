@@ -227,8 +227,8 @@ def held(rng, operation, shape, u, c):
         dtype = result_dtype(MIXED, u, out)
         for name, found in got.items():
             if several:
-                joined = np.concatenate([np.array(MIXED.numpy(part[name])) for part in several])
-                np.testing.assert_array_equal(joined, np.array(MIXED.numpy(found)))
+                joined = np.concatenate([np.array(MIXED.numpy(part[name]), np.float64) for part in several])
+                np.testing.assert_array_equal(joined, np.array(MIXED.numpy(found), np.float64))
         wide = operation == "residual" or "float64" in (dtype, result_dtype(MIXED, u))
         against_truth(got, U, C, "float64" if wide else "float32", dtype)
     return 1 + len(several)

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import _core
+from ._arguments import whole
 from ._core import Noise as Noise
 
 
@@ -229,9 +230,7 @@ def set_num_threads(n: int) -> None:
 
     Starts as ``SCOREFUSION_NUM_THREADS``, or as the number of cores this process may use.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    _core.set_num_threads(n)
+    _core.set_num_threads(whole("n", n, 1, 2**31))
 
 
 def get_num_threads() -> int:
