@@ -8,7 +8,6 @@ import math
 import operator
 import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,7 +225,7 @@ FUNCTIONS = {
             "resample_below": real(0, 1),
             "groups": divides,
             "method": choice("systematic", "stratified", "residual", "multinomial"),
-            "scale": real(0, BIG, ends=False),
+            "scale": real(1e-100, 1e100),
         },
     ),
     "steer": (
@@ -477,12 +476,22 @@ FUNCTIONS = {
 }
 
 
-ALSO = {
-    "models": ("model", "prediction"),
+ALSO = {  # what else names an argument
+    "models": ("model",),
+    "model": ("sampling needs", "needs a schedule"),
+    "other": ("models[1]",),
+    "fn": ("model",),
     "conditional": ("models[0]",),
     "unconditional": ("models[1]",),
-    "fn": ("model",),
+    "t_range": ("t must begin",),
     "logsnr_range": ("t_range",),
+    "indices": ("iteration",),
+    "times": ("is defined for",),
+    "t": ("is defined for",),
+    "shape": ("number of particles", "two samples"),
+    "data": ("x must be",),
+    "means": ("covariances",),
+    "scale": ("weights",),
 }
 
 
@@ -516,6 +525,11 @@ def outcome(name, argument, value):
     return None
 
 
+@pytest.fixture(autouse=True)
+def _threads_as_before(set_threads):
+    """One of the calls sets how many."""
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 @settings(
     max_examples=CALLS or 12,
@@ -529,8 +543,3 @@ def test_odd_arguments_are_taken_rightly_or_named(name, data):
     argument = data.draw(st.sampled_from(sorted(FUNCTIONS[name][1])))
     value = data.draw(odd)
     assert outcome(name, argument, value) is None
-
-
-@pytest.fixture(autouse=True)
-def _the_same_threads(set_threads):
-    return Path
