@@ -419,7 +419,7 @@ def prepare(
     if start is not None:
         if not isinstance(start, (tuple, list)) or len(start) != 2 or not _namespace.is_array(start[0]):
             raise TypeError(f"start must be (x, t), an array of shape {shape} and a number, got {_described(start)}")
-        x, t = start[0], real("the t of start", start[1])
+        x, t = _plain(start[0]), real("the t of start", start[1])
         if tuple(x.shape) != shape:
             raise ValueError(f"start must be (x, t) with x of shape {shape}, got {_described(x)}")
         if first_step == 0 and isinstance(times, str):
@@ -443,5 +443,5 @@ def prepare(
     if start is None:
         run.start_from_noise()
     else:
-        run.x = Sum([contiguous(start[0])], [1.0]).evaluate(state)
+        run.x = Sum([contiguous(x)], [1.0]).evaluate(state)
     return run

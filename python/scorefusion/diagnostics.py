@@ -16,7 +16,7 @@ from . import _namespace
 from ._arguments import SEEDS, whole
 from ._core import Noise
 from ._host import at_home
-from ._run import checked_samples, checked_shape, without_gradients
+from ._run import _plain, checked_samples, checked_shape, without_gradients
 from ._sum import Sum, gram_of
 from .density import log_density
 from .model import Model, _described, _one_of, under_one_schedule
@@ -120,7 +120,7 @@ def rotation(
     """
     probes, seed = whole("probes", probes, 1), whole("seed", seed, 0, SEEDS)
     (model,) = _models([model], schedule)
-    asked, x = _checked(x), _wide(x)
+    asked, x = _checked(x), _plain(_wide(x))
     first_sample = checked_samples(first_sample, x.shape[0])
     step = _STEP[_namespace.dtype_name(x)] * model.schedule.sigma(t)
 
@@ -151,7 +151,7 @@ def membership(model: Any, x: Any, t: float, *, reference: Any = None, schedule:
     With a `reference`, a model that has not seen any of it, (‖ε̂‖² − ‖ε̂_reference‖²)/D: what is easy for both cancels.
     """
     models = _models([model] if reference is None else [model, reference], schedule)
-    asked, x = _checked(x), _wide(x)
+    asked, x = _checked(x), _plain(_wide(x))
     x = Sum([x], [models[0].schedule.alpha(t)]).evaluate(x)
     D = math.prod(x.shape[1:])
     with without_gradients():

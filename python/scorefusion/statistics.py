@@ -190,8 +190,8 @@ class Statistics:
         """
         if len(scores) != self.k:
             raise ValueError(f"scores must be {self.k} arrays, got {len(scores)}")
-        for u in (*scores, noise):
-            if not isinstance(u, _core.Noise) and not (_namespace.is_array(u) and len(u.shape)):
+        for u in (*scores, *([] if isinstance(noise, _core.Noise) else [noise])):
+            if not _namespace.is_array(u) or len(u.shape) < 1:
                 raise TypeError(f"scores and noise must be arrays (B, *event), got {_described(u)}")
         B = int(scores[0].shape[0])
         datum, bin = _integers(datum, "datum", B), _integers(bin, "bin", B)
