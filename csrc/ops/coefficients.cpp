@@ -94,11 +94,15 @@ void CoefficientsArgument::read(py::handle c, int m, int64_t samples, const Devi
 }
 
 void CoefficientsArgument::read_rows(PyObject* rows, int m, int64_t samples) {
-  rows_.resize(samples * m);
-  for (int64_t b = 0; b < samples; ++b) {
+  const auto check_count = [&] {
     if (PySequence_Fast_GET_SIZE(rows) != samples)
       throw ValueError("c has " + std::to_string(PySequence_Fast_GET_SIZE(rows)) + " rows for " +
                        std::to_string(samples) + " samples");
+  };
+  check_count();  // before there is room for so many
+  rows_.resize(samples * m);
+  for (int64_t b = 0; b < samples; ++b) {
+    check_count();  // reading an entry may run Python code, which may change the list
     const py::object row = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(rows, b));
     if (!is_list(row.ptr()))
       throw TypeError("c[" + std::to_string(b) + "] must be a list of numbers like c[0], got " + type_name(row.ptr()));
