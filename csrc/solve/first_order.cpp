@@ -162,8 +162,8 @@ void descend(DescentState& state, const double* grad) {
     case Method::projected: projected(next, grad); break;
   }
   if (!is_finite(next)) {
-    const double* const largest =
-        std::max_element(grad, grad + state.weights.size(), [](double a, double b) { return std::abs(a) < std::abs(b); });
+    const double* const largest = std::max_element(grad, grad + state.weights.size(),
+                                                   [](double a, double b) { return std::abs(a) < std::abs(b); });
     char text[32];
     std::snprintf(text, sizeof text, "%g", *largest);
     throw ValueError(std::string("grad must not be so large that the step overflows, got an entry of ") + text);

@@ -121,9 +121,10 @@ Result superposed(const Work& work) {
   for (int64_t b = 0; b < B; ++b)
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j)  // of four vectors in the plane of a sample
-        for (int d = 0; d < 5; ++d) G[16 * b + 4 * i + j] += double(number(b * 20 + 5 * i + d)) * number(b * 20 + 5 * j + d);
-  superpose_cpu(Superpose::equalise, p, {G.data(), nullptr, gained.data(), nullptr, kappa.data(), c.data(), next.data()},
-                B, work);
+        for (int d = 0; d < 5; ++d)
+          G[16 * b + 4 * i + j] += double(number(b * 20 + 5 * i + d)) * number(b * 20 + 5 * j + d);
+  superpose_cpu(Superpose::equalise, p,
+                {G.data(), nullptr, gained.data(), nullptr, kappa.data(), c.data(), next.data()}, B, work);
   return joined({&kappa, &c, &next});
 }
 
