@@ -492,6 +492,9 @@ ALSO = {  # what else names an argument
     "data": ("x must be",),
     "means": ("covariances",),
     "scale": ("weights",),
+    "weights": ("no finite integral",),
+    "reference": ("models[1]",),
+    "x": ("masked array",),
 }
 
 

@@ -192,6 +192,9 @@ def gaussian_barycenter(weights: ArrayLike, means: ArrayLike, covariances: Array
     w = on_host(weights, "weights")
     if w.shape != (len(m),) or not np.isfinite(w).all():
         raise ValueError(f"weights must be ({len(m)},), one for each mean, and finite, got {w.tolist()}")
+    for i, covariance in enumerate(C):
+        if np.linalg.matrix_rank(covariance, hermitian=True) < len(covariance):
+            raise ValueError(f"covariances must be positive definite for a barycenter; number {i} is not")
     P = np.linalg.inv(C)
     precision = np.einsum("k,kij->ij", w, P)
     precision = (precision + precision.T) / 2
