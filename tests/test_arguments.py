@@ -225,7 +225,7 @@ FUNCTIONS = {
             "resample_below": real(0, 1),
             "groups": divides,
             "method": choice("systematic", "stratified", "residual", "multinomial"),
-            "scale": real(1e-100, 1e100),
+            "scale": real(0, 1e100, ends=False),
         },
     ),
     "steer": (

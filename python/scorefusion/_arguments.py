@@ -52,11 +52,11 @@ def function(name: str, value: Any) -> None:
 
 
 def _range(low: float, high: float, above: bool) -> str:
-    if math.isfinite(low) and math.isfinite(high):
+    if math.isfinite(high):
         return f"{'above' if above else 'from'} {low:g}{' and at most' if above else ' to'} {high:g}"
-    if math.isfinite(low):
-        return f"finite and {'above' if above else 'at least'} {low:g}"
-    return "finite"
+    if low == 0:
+        return "positive and finite" if above else "finite and not negative"
+    return f"finite and at least {low:g}" if math.isfinite(low) else "finite"
 
 
 def _shown(value: Any) -> str:

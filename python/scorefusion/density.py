@@ -255,7 +255,9 @@ def _settings(method: str, *values: Any, **named: Any) -> dict[str, Any]:
     if isinstance(probes, str):
         _one_of("probes", probes, ("exact",))
     elif probes is not None:
-        settings["probes"] = whole("probes", probes, 1)
+        settings["probes"] = whole("probes", probes)
+        if settings["probes"] < 1:
+            raise ValueError(f"probes must be at least 1, or 'exact', got {probes}")
     if "probe_law" in settings:
         _one_of("probe_law", settings["probe_law"], ("rademacher", "gaussian"))
     if isinstance(settings.get("reference"), str):

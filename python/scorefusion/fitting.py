@@ -728,8 +728,8 @@ def fit(
         times = "logsnr" if isinstance(schedule, EDM) else "uniform"
     _one_of("times", times, ("uniform", "logsnr"))
     _one_of("targets", targets, ("noise", "posterior"))
-    draws, seed = whole("draws", draws, 2), whole("seed", seed, 0, SEEDS)
-    if draws % 2:
+    draws, seed = whole("draws", draws), whole("seed", seed, 0, SEEDS)
+    if draws < 2 or draws % 2:
         raise ValueError(f"draws must be even, for they come in pairs (t, ε), (t, −ε), got {draws}")
     bins, batch_size = whole("bins", bins, 1), whole("batch_size", batch_size, 1)
     first_datum = whole("first_datum", first_datum, 0, 2**62 // draws)  # pairs are counted in 63 bits

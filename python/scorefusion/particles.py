@@ -139,7 +139,7 @@ def sample_product(
     b = float(beta.sum())
     if b <= 0:
         raise ValueError(f"powers must have a positive sum, or their product cannot be a density; got {b:g}")
-    scale = real("scale", scale, 1e-100, 1e100)  # its square is a number
+    scale = real("scale", scale, 0, 1e100, above=True)  # its square is a number
     run = prepare(
         [model for model, power in zip(models, beta, strict=True) if power],
         shape,

@@ -217,7 +217,10 @@ def _probes(probes: int | str | None, x: Any) -> int | None:
     if isinstance(probes, str):
         _one_of("probes", probes, ("exact",))
         return None
-    return whole("probes", probes, 1, 128)
+    probes = whole("probes", probes)
+    if not 1 <= probes <= 127:
+        raise ValueError(f"probes must be 'exact' or from 1 to 127, got {probes}")
+    return probes
 
 
 def _stacked(arrays: list[Any]) -> Any:
