@@ -516,7 +516,7 @@ def test_any_number_of_models(monkeypatch):
         whole = sf.superpose(models, (5, 6), mode=mode, steps=10, seed=1, like=F64)
         with monkeypatch.context() as patched:
             for module in (_sum, sf.superposition):
-                patched.setattr(module, "_MOST", 4)
+                patched.setattr(module, "MOST", 4)
             parts = sf.superpose(models, (5, 6), mode=mode, steps=10, seed=1, like=F64)
         np.testing.assert_allclose(parts.x, whole.x, rtol=1e-6)
         np.testing.assert_allclose(parts.log_density, whole.log_density, rtol=1e-6)

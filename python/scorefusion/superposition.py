@@ -31,7 +31,7 @@ from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
-from ._sum import _MOST, Sum, combine, combine_gram, gram, inner, rows_of
+from ._sum import MOST, Sum, combine, combine_gram, gram, inner, rows_of
 from .model import Fusion, _Level, _one_of
 from .schedule import Schedule
 
@@ -432,7 +432,7 @@ class _And:
 
 
 def _read_at_once(x0: list[Sum]) -> bool:
-    return sum(len(x0_i.u) - 1 for x0_i in x0) + 2 <= _MOST
+    return sum(len(x0_i.u) - 1 for x0_i in x0) + 2 <= MOST
 
 
 class _Kernel:
