@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "../../csrc/cpu/aside.h"
 #include "../../csrc/cpu/isa.h"
 #include "../../csrc/cpu/threads.h"
 #include "../../csrc/ops/combine.h"
@@ -179,6 +180,16 @@ int main(int argc, char** argv) {
           } catch (const Interrupted&) {
             ++given_up;
           }
+          // Two calls beside the caller's, which may wait for them, or leave them to be waited for by the end.
+          const size_t other = (chosen + 1) % calls.size();
+          Result first, second;
+          {
+            Aside aside;
+            aside.add([&] { first = calls[chosen](Work{}); });
+            aside.add([&] { second = calls[other](Work{}); });
+            if (i % 2) aside.wait();
+          }
+          if (first != expected[chosen] || second != expected[other]) ++different;
         }
     });
   // What a body throws comes out of the call, whichever thread threw it.
