@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _namespace
-from ._arguments import SEEDS, real, whole
+from ._arguments import SEEDS, number, real, whole
 from ._host import on_host
 from ._slices import Slices
 from .reference import normal
@@ -598,7 +598,7 @@ def _as_time(t: Any, x: Any) -> Any:
         if isinstance(t, (list, tuple)):
             t = on_host(t, "t")
         else:
-            return real("t", t)
+            return number("t", t)
     if tuple(t.shape) not in ((), (x.shape[0],)):
         raise ValueError(f"t must be a number or ({x.shape[0]},), one for each sample, got shape {tuple(t.shape)}")
     if _namespace.on_host(t):
