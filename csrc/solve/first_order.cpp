@@ -73,7 +73,8 @@ void frank_wolfe(DescentState& state, const double* grad) {
       moved += step * step;
       turned += step * (grad[i] - state.last_grad[i]);
     }
-    state.curvature = std::max(state.curvature / 2, moved > 0 ? turned / moved : 0.0);
+    const double measured = turned / moved;  // nothing, where the move was too small for its square
+    state.curvature = std::max(state.curvature / 2, std::isfinite(measured) ? measured : 0.0);
   }
   state.last_grad.assign(grad, grad + k);
   state.last_weights = weights;
