@@ -24,6 +24,12 @@ void softmax(const std::vector<double>& logits, std::vector<double>& weights) {
   for (double& weight : weights) weight /= total;
 }
 
+// √(a/b), also where b is so small that the ratio overflows.
+double root_of_ratio(double a, double b) {
+  const double ratio = a / b;
+  return std::isfinite(ratio) ? std::sqrt(ratio) : std::sqrt(a) / std::sqrt(b);
+}
+
 // λ_i ∝ λ_i exp(-η g_i). Own rate: η_t = √(ln k / Σ_s range(g_s)²), free of the gradients' scale.
 void exponentiated(DescentState& state, const double* grad) {
   const std::size_t k = state.weights.size();
@@ -31,7 +37,7 @@ void exponentiated(DescentState& state, const double* grad) {
   state.squares += (*high - *low) * (*high - *low);
   if (state.squares == 0) return;
   const double rate =
-      state.rate > 0 ? state.rate : std::sqrt(std::log(double(std::max<std::size_t>(k, 2))) / state.squares);
+      state.rate > 0 ? state.rate : root_of_ratio(std::log(double(std::max<std::size_t>(k, 2))), state.squares);
   for (std::size_t i = 0; i < k; ++i) state.logits[i] -= rate * (grad[i] - *low);
   const double most = *std::max_element(state.logits.begin(), state.logits.end());
   for (double& logit : state.logits) logit -= most;
@@ -44,7 +50,7 @@ void projected(DescentState& state, const double* grad) {
   const double mean = std::accumulate(grad, grad + k, 0.0) / double(k);
   for (std::size_t i = 0; i < k; ++i) state.squares += (grad[i] - mean) * (grad[i] - mean);
   if (state.squares == 0) return;
-  const double rate = state.rate > 0 ? state.rate : std::sqrt(2 / state.squares);
+  const double rate = state.rate > 0 ? state.rate : root_of_ratio(2, state.squares);
   for (std::size_t i = 0; i < k; ++i) state.weights[i] -= rate * (grad[i] - mean);
   project_onto_simplex(state.weights);
 }

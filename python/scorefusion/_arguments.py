@@ -18,7 +18,7 @@ def whole(name: str, value: Any, least: int = 0, below: int | None = None) -> in
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {_shown(value)}") from None
     if found < least:
-        raise ValueError(f"{name} must be at least {least}, got {found}")
+        raise ValueError(f"{name} must {f'be at least {least}' if least else 'not be negative'}, got {found}")
     if below is not None and found >= below:
         raise ValueError(f"{name} must be below {below}, got {found}")
     return found
