@@ -5,6 +5,7 @@ Loading one runs no code. What is truncated, altered, or no such file is a Value
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -28,12 +29,19 @@ def write(path: str | os.PathLike[str], kind: str, meta: Mapping[str, Any], arra
     content = {"json": np.frombuffer(header.encode(), np.uint8), **arrays}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **content, sha256=np.frombuffer(_digest(content), np.uint8))
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is there already, and no file: it is left as it is")
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:  # the disk is full, say: what was written is in the way
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -53,7 +61,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
         meta: dict[str, Any] = json.loads(content["json"].tobytes())
         if meta["format"] != _FORMAT:
             raise KeyError("format")
-    except (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a file of scorefusion, or is truncated or damaged ({error})") from None
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a file of scorefusion, or is truncated or damaged ({error})") from None
