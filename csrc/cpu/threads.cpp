@@ -1,7 +1,11 @@
 #include "threads.h"
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
+#if defined(__linux__)
 #include <sched.h>
+#endif
 
 #include <algorithm>
 #include <condition_variable>
@@ -134,8 +138,10 @@ class Pool {
   static constexpr int spins = 4000;  // some tens of microseconds: the next call often comes within them
 
   static void pause() {
-#if defined(__x86_64__)
+#if SCOREFUSION_X86
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
 #endif
   }
 
@@ -175,7 +181,9 @@ std::atomic<bool> forked{false};
 
 Pool& pool() {
   static Pool* const instance = [] {
+#if !defined(_WIN32)
     pthread_atfork(nullptr, nullptr, [] { forked = true; });  // the child has no workers and unknown locks
+#endif
     return new Pool;
   }();
   return *instance;
