@@ -6,7 +6,10 @@
 // that does not concern us (errno of exp), are asked for under the version that they had.
 #include <pthread.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #define OLD(result, name, version, parameters, arguments)    \
   result old_##name parameters;                              \
@@ -35,6 +38,20 @@ OLD(void*, dlopen, "2.2.5", (const char* file, int mode), (file, mode))
 OLD(void*, dlsym, "2.2.5", (void* library, const char* name), (library, name))
 OLD(int, dlclose, "2.2.5", (void* library), (library))
 OLD(char*, dlerror, "2.2.5", (void), ())
+
+// Since 2.33; before, the kernel's layout of the structure had a number, and has it still.
+int old_fxstat64(int layout, int file, void* status);
+__asm__(".symver old_fxstat64,__fxstat64@GLIBC_2.2.5");
+int __wrap_fstat64(int file, void* status);
+int __wrap_fstat64(int file, void* status) { return old_fxstat64(1, file, status); }
+
+// Since 2.36; libstdc++ has it for std::random_device, which nobody here asks.
+uint32_t __wrap_arc4random(void);
+uint32_t __wrap_arc4random(void) {
+  uint32_t word;
+  if (getentropy(&word, sizeof word)) abort();
+  return word;
+}
 
 // Since 2.30; before, a condition variable's clock was chosen when it was made, and is the wall's.
 int __wrap_pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t clock,

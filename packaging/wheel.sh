@@ -11,8 +11,7 @@ python=$(command -v "${1:-python3}")
 [ $# -gt 0 ] && shift
 work=$PWD/build/wheel
 most_bytes=20000000
-# The oldest machines that the wheel is for; those of cibuildwheel's image (pyproject.toml).
-platform=manylinux_2_28_x86_64
+newest_glibc=28 # 2.28 is that of cibuildwheel's image (pyproject.toml)
 # What a module may need: no OpenMP beside torch's, no CUDA runtime, no Python library, no C++ library of this machine.
 may_need='^(lib(c|m|dl|rt|pthread)\.so\.[0-9]+|libgcc_s\.so\.1|ld-linux-x86-64\.so\.2)$'
 
@@ -38,7 +37,8 @@ source_tree=$(echo "$work"/scorefusion-*/)
 step "wheel"
 # The C++ library goes into the module, and stays its own; glibc's renewed functions are asked for by their old names.
 cc -O2 -fPIC -Wall -Wextra -Werror -c packaging/old_glibc.c -o "$work/old_glibc.o"
-link="$work/old_glibc.o -static-libstdc++ -Wl,--exclude-libs,ALL"
+echo '{ global: PyInit__core; local: *; };' >"$work/exported"
+link="$work/old_glibc.o -static-libstdc++ -Wl,--version-script=$work/exported"
 link+=" -Wl,--push-state,--no-as-needed -l:libpthread.so.0 -l:libdl.so.2 -Wl,--pop-state"
 for name in $(nm "$work/old_glibc.o" | sed -n 's/.* __wrap_//p'); do link+=" -Wl,--wrap=$name"; done
 settings=(-C "build-dir=$work/cmake" -C "cmake.define.CMAKE_MODULE_LINKER_FLAGS=$link")
@@ -49,8 +49,10 @@ PIP_CONSTRAINT=$PWD/packaging/constraints.txt \
 
 step "repair"
 auditwheel show "$work"/built/*.whl
-auditwheel repair --plat "$platform" --only-plat --wheel-dir "$work/repaired" "$work"/built/*.whl
+auditwheel repair --wheel-dir "$work/repaired" "$work"/built/*.whl
 wheel=$(echo "$work"/repaired/*.whl)
+[[ $wheel =~ manylinux_2_([0-9]+)_x86_64 && ${BASH_REMATCH[1]} -le $newest_glibc ]] ||
+  fail "$wheel is for newer systems than those with glibc 2.$newest_glibc"
 
 step "what is in it"
 python -m zipfile -e "$wheel" "$work/contents"

@@ -8,6 +8,7 @@ qemu-user-static and g++-mingw-w64-x86-64-posix of Debian; ziglang of PyPI, whic
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -65,6 +66,14 @@ def in_parallel(commands: list[list[str]]) -> list[str]:
 def test_the_kernels_compile_for_other_systems_without_a_warning(name, tmp_path):
     command = [*compiler(name), *FLAGS, *WARNINGS, "-c"]
     in_parallel([[*command, str(source), "-o", str(tmp_path / f"{source.stem}.o")] for source in SOURCES + SOLVERS])
+
+
+def test_clang_compiles_the_kernels_with_intrinsics_without_a_warning():
+    command = [*compiler("clang++"), *FLAGS, "-USCOREFUSION_X86", "-DSCOREFUSION_X86=1", *WARNINGS, "-fsyntax-only"]
+    levels = {"isa": "x86-64", "isa_avx2": "x86-64-v3", "isa_avx512": "x86-64-v4"}
+    if platform.machine() != "x86_64":
+        pytest.skip("intrinsics of x86")
+    in_parallel([[*command, f"-march={level}", str(CSRC / f"cpu/{name}.cpp")] for name, level in levels.items()])
 
 
 def test_the_portable_kernels_include_no_intrinsics():
