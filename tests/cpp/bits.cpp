@@ -3,6 +3,8 @@
 // tests/test_portable.py compiles this file with the kernels for other compilers and processors, and holds what it
 // writes against the module's: the same calls, in the same order.
 #include <cstdio>
+#include <initializer_list>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/ops/combine.h"
@@ -55,7 +57,7 @@ void operations(int64_t samples, int64_t size, DType first, DType second) {
   gram_cpu(batch, c, Output{}, G.doubles(), Work{});
   G.write();
   residual_cpu(batch, c, y.output(), loss.doubles(), grad.doubles(), Work{});
-  for (const Array* array : {&loss, &grad, static_cast<const Array*>(&y)}) array->write();
+  loss.write(), grad.write(), y.write();
 }
 
 void ancestors(int64_t groups, int64_t n, ResampleMethod method) {
