@@ -39,7 +39,7 @@ step "wheel"
 cc -O2 -fPIC -Wall -Wextra -Werror -c packaging/old_glibc.c -o "$work/old_glibc.o"
 echo '{ global: PyInit__core; local: *; };' >"$work/exported"
 link="$work/old_glibc.o -static-libstdc++ -Wl,--version-script=$work/exported"
-link+=" -Wl,--push-state,--no-as-needed -l:libpthread.so.0 -l:libdl.so.2 -Wl,--pop-state"
+link+=" -Wl,--push-state,--no-as-needed -l:libpthread.so.0 -l:libdl.so.2 -l:librt.so.1 -Wl,--pop-state"
 for name in $(nm "$work/old_glibc.o" | sed -n 's/.* __wrap_//p'); do link+=" -Wl,--wrap=$name"; done
 settings=(-C "build-dir=$work/cmake" -C "cmake.define.CMAKE_MODULE_LINKER_FLAGS=$link")
 settings+=(-C "cmake.define.SCOREFUSION_JAX_INCLUDE=$work/xla/jaxlib/include")
