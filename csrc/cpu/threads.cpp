@@ -184,7 +184,7 @@ thread_local bool alone = false;
 
 #if !defined(_WIN32)
 // When the library is loaded: a child has no workers, and unknown locks.
-const int told_of_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+[[maybe_unused]] const int told_of_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
 
 Pool& pool() {
