@@ -11,8 +11,8 @@ import torch
 import scorefusion as sf
 
 from . import peers
-from .cpu import EVENT, Options, coefficients
-from .harness import OURS, Contender, Goal, Line, Result, Run, measure
+from .harness import OURS, At, Contender, Goal, Line, Options, Result, Run, measure
+from .peers import EVENT, coefficients
 
 OPERANDS = range(2, 9)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -51,6 +51,7 @@ def device_copy(x: torch.Tensor, y: torch.Tensor) -> Contender:
 
 
 def combine(options: Options) -> Iterator[Line]:
+    """Into `out`, against a device copy."""
     for name, dtype in DTYPES.items():
         u = operands(max(OPERANDS), options.size, dtype)
         y = torch.empty_like(u[0])
@@ -64,10 +65,12 @@ def combine(options: Options) -> Iterator[Line]:
                     Contender("torch in place", partial(peers.eager_combine_in_place, v, c, y), moved),
                 ],
                 [SHARE],
+                At(f"combine, {name}", "operands m", m),
             )
 
 
 def reductions(options: Options) -> Iterator[Line]:
+    """gram, residual and combine_gram, against a device copy and against stacking by hand."""
     for name, dtype in DTYPES.items():
         u = operands(max(OPERANDS), options.size, dtype)
         y = torch.empty_like(u[0])
@@ -83,6 +86,7 @@ def reductions(options: Options) -> Iterator[Line]:
                     Contender("stack, matmul float32", partial(peers.stacked_gram, v, torch.float32), read),
                 ],
                 [SHARE],
+                At(f"gram, {name}", "operands m", m),
             )
             yield Line(
                 f"residual, m = {m}, {name}",
@@ -94,12 +98,14 @@ def reductions(options: Options) -> Iterator[Line]:
                     ),
                 ],
                 [SHARE],
+                At(f"residual, {name}", "operands m", m),
             )
             both = Contender(OURS, lambda v=v, c=c, y=y: sf.combine_gram(v, c, out=y), read + y.nbytes)
             yield Line(f"combine_gram, m = {m}, {name}, into out", [copy, both])
 
 
 def noise(options: Options) -> Iterator[Line]:
+    """Noise that is never stored, against torch's own."""
     for name, dtype in DTYPES.items():
         (x,) = operands(1, options.size, dtype)
         y, z = torch.empty_like(x), sf.Noise(7)
@@ -145,7 +151,6 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
 }
 
 
-def run(groups: list[str], options: Options) -> Iterator[Result]:
-    for group in groups:
-        for line in GROUPS[group](options):
-            yield line if isinstance(line, Result) else measure(line, options.seconds, event_clock)
+def run(group: str, options: Options) -> Iterator[Result]:
+    for line in GROUPS[group](options):
+        yield line if isinstance(line, Result) else measure(line, options.seconds, event_clock)

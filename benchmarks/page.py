@@ -1,0 +1,149 @@
+"""The page of results: every row of every file, what was missed and what lost first, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import plots
+from .harness import OURS, Goal, Result, Times, readable
+from .report import Measured, read_all
+
+PAGE = "README.md"
+HEAD = """\
+# Measured
+
+`python -m benchmarks` writes this page from the JSON files beside it, which hold the quartiles too; `--page` writes it
+anew without measuring.
+
+<!-- documentation begins here -->
+
+"Of the yardsticks" is our bandwidth over theirs, who do less than the work. "Others, over ours" is their time over ours
+in the same run: above 1 we are faster; **bold** where they are.
+"""
+
+
+def write(folder: Path) -> Path:
+    """The page and its pictures, beside the files."""
+    files = read_all(folder)
+    for path, measured in files.items():
+        plots.write(path, measured)
+    page = folder / PAGE
+    page.write_text(text(files))
+    return page
+
+
+def text(files: dict[Path, Measured]) -> str:
+    return "\n".join([HEAD, *(line for path, measured in files.items() for line in [*section(path, measured)])])
+
+
+def section(path: Path, measured: Measured) -> Iterator[str]:
+    """One file."""
+    about, pictures = measured.about, plots.pictures(path, measured)
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    dates = sorted({group.date[:10] for group in measured.groups.values()})
+    days, took = " to ".join(dict.fromkeys([dates[0], dates[-1]])), sum(g.seconds for g in measured.groups.values())
+    build, threads = about["scorefusion"], about["threads"]
+    yield f"## {about.get('gpu', about['cpu'])}, {threads} thread{'s' * (threads > 1)}, {build['isa']}"
+    yield ""
+    yield (
+        f"`benchmarks/results/{path.name}`, {days}, in {took:.0f} seconds;"
+        f" scorefusion {build['version']}; Python {about['python']}, {versions}. Operands have"
+        f" {about['size'] >> 20} MiB where no row says otherwise."
+    )
+    yield ""
+    yield from losses(measured.results)
+    if "ratios" in pictures:
+        yield f"![Time of others over ours, by group]({pictures['ratios'].name})\n"
+    for name, group in measured.groups.items():
+        yield f"### {name}\n"
+        yield f"{group.what}\n"
+        if name in pictures:
+            yield f"![{name}]({pictures[name].name})\n"
+        detailed = any(t.figures for result in group.results for t in result.times.values())
+        yield from figures(group.results) if detailed else ratios(group.results)
+        yield ""
+
+
+def losses(results: Sequence[Result]) -> Iterator[str]:
+    """What was missed, and who was better than we."""
+    met = sum(goal.is_met(result.times) for result in results for goal in result.goals)
+    missed = [line for result in results for line in result.missed()]
+    lost = [line for result in results for line in result.lost()]
+    yield f"{met} goals met, {len(missed)} missed{':' if missed else '.'}\n"
+    yield from (f"- {line}" for line in missed)
+    yield f"\n{len(lost)} times another was better than we{':' if lost else '.'}\n"
+    yield from (f"- {line}" for line in lost)
+    yield ""
+
+
+def ratios(results: Sequence[Result]) -> Iterator[str]:
+    """A row for each: our time, and that of others over it."""
+    rows = []
+    for result in results:
+        ours = result.times[OURS]
+        others = [against(name, t.cost / ours.cost) for name, t in result.times.items() if name != OURS and compared(t)]
+        rows.append(
+            [result.title, cost(ours), "<br>".join(shares(result)), "<br>".join(others), "<br>".join(asked(result))]
+        )
+    yield from table(["work", "ours", "of the yardsticks", "others, over ours", "asked"], rows)
+
+
+def figures(results: Sequence[Result]) -> Iterator[str]:
+    """A row for each contender, with its figures."""
+    heads = list(dict.fromkeys(figure for result in results for t in result.times.values() for figure in t.figures))
+    rows = []
+    for result in results:
+        ours = result.times[OURS].cost
+        for i, (name, t) in enumerate(result.times.items()):
+            over = "" if name == OURS else bold(ratio(t.cost / ours), t.cost < ours and not t.yardstick)
+            numbers = [f"{t.figures[head]:.3g}" if head in t.figures else "" for head in heads]
+            rows.append(["" if i else result.title, name, cost(t), over, *numbers])
+    yield from table(["work", "by", "time", "over ours", *heads], rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """Columns that nobody uses are left out."""
+    used = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    yield f"| {' | '.join(head[i] for i in used)} |"
+    yield "|---" * len(used) + "|"
+    for row in rows:
+        yield f"| {' | '.join(row[i] for i in used)} |"
+
+
+def compared(t: Times) -> bool:
+    """By time: yardsticks that move bytes stand in a column of their own."""
+    return not (t.yardstick and t.bytes)
+
+
+def shares(result: Result) -> Iterator[str]:
+    ours = result.times[OURS]
+    for name, t in result.times.items():
+        if t.yardstick and t.bytes and ours.bytes:
+            yield f"{ours.bandwidth / t.bandwidth:.2f} of {name}"
+
+
+def asked(result: Result) -> Iterator[str]:
+    for goal in result.goals:
+        yield f"{goal}" if goal.is_met(result.times) else f"**missed** {goal}: {reached(goal, result)}"
+
+
+def reached(goal: Goal, result: Result) -> str:
+    return goal.readable(result.times).replace(" ", "\u00a0")
+
+
+def against(name: str, value: float) -> str:
+    return f"{name}\u00a0{bold(ratio(value), value < 1)}"
+
+
+def bold(value: str, is_loss: bool) -> str:
+    return f"**{value}**" if is_loss else value
+
+
+def ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}" if value < 0.995 or value > 1.05 else f"{value:.2f}"
+
+
+def cost(t: Times) -> str:
+    text = f"{t.memory / 2**20:.0f} MiB" if t.memory else readable(t.median)
+    return text.replace(" ", "\u00a0")
