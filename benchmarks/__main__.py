@@ -10,6 +10,7 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import scorefusion as sf
@@ -20,7 +21,7 @@ from .harness import MIB, Options
 from .report import RESULTS, Group, Measured, machine, now, read, results_path, summary, write
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
@@ -49,7 +50,7 @@ def main() -> None:
         help="only compare two files, OLD and NEW (default: that of this machine): status 1 if a ratio of ours to "
         "others in the same run fell by more than 15 %%, and by more than its spread",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
 
     if arguments.compare:
         if len(arguments.compare) > 2:

@@ -213,5 +213,5 @@ def learning(options: Options) -> Iterator[Result]:
     """What a fit costs beside its models' calls; and how near λ comes to the optimum, against the published SGD on
     softmax logits: the excess loss is (L − L*)/(L(uniform) − L*), the median over data sets."""
     yield from cost(options.quick)
-    yield from cheap(1, n=128, truth=64) if options.quick else cheap(5)
+    yield from cheap(1, n=128, truth=64) if options.quick else cheap(8)
     yield early(2 if options.quick else 64)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import plots
-from .harness import OURS, Goal, Result, Times, readable
+from .harness import OURS, Result, Times, readable
 from .report import Measured, read_all
 
 PAGE = "README.md"
@@ -60,9 +60,12 @@ def section(path: Path, measured: Measured) -> Iterator[str]:
         yield f"{group.what}\n"
         if name in pictures:
             yield f"![{name}]({pictures[name].name})\n"
-        detailed = any(t.figures for result in group.results for t in result.times.values())
-        yield from figures(group.results) if detailed else ratios(group.results)
-        yield ""
+        detailed = [result for result in group.results if any(t.figures for t in result.times.values())]
+        rest = [result for result in group.results if result not in detailed]
+        for make, results in ((ratios, rest), (figures, detailed)):
+            if results:
+                yield from make(results)
+                yield ""
 
 
 def losses(results: Sequence[Result]) -> Iterator[str]:
@@ -71,9 +74,9 @@ def losses(results: Sequence[Result]) -> Iterator[str]:
     missed = [line for result in results for line in result.missed()]
     lost = [line for result in results for line in result.lost()]
     yield f"{met} goals met, {len(missed)} missed{':' if missed else '.'}\n"
-    yield from (f"- {line}" for line in missed)
+    yield from (f"- {plain(line)}" for line in missed)
     yield f"\n{len(lost)} times another was better than we{':' if lost else '.'}\n"
-    yield from (f"- {line}" for line in lost)
+    yield from (f"- {plain(line)}" for line in lost)
     yield ""
 
 
@@ -82,10 +85,8 @@ def ratios(results: Sequence[Result]) -> Iterator[str]:
     rows = []
     for result in results:
         ours = result.times[OURS]
-        others = [against(name, t.cost / ours.cost) for name, t in result.times.items() if name != OURS and compared(t)]
-        rows.append(
-            [result.title, cost(ours), "<br>".join(shares(result)), "<br>".join(others), "<br>".join(asked(result))]
-        )
+        columns = ("<br>".join(make(result)) for make in (shares, others, asked))
+        rows.append([plain(result.title), cost(ours), *columns])
     yield from table(["work", "ours", "of the yardsticks", "others, over ours", "asked"], rows)
 
 
@@ -98,7 +99,7 @@ def figures(results: Sequence[Result]) -> Iterator[str]:
         for i, (name, t) in enumerate(result.times.items()):
             over = "" if name == OURS else bold(ratio(t.cost / ours), t.cost < ours and not t.yardstick)
             numbers = [f"{t.figures[head]:.3g}" if head in t.figures else "" for head in heads]
-            rows.append(["" if i else result.title, name, cost(t), over, *numbers])
+            rows.append(["" if i else plain(result.title), plain(name), cost(t), over, *numbers])
     yield from table(["work", "by", "time", "over ours", *heads], rows)
 
 
@@ -111,9 +112,17 @@ def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
         yield f"| {' | '.join(row[i] for i in used)} |"
 
 
-def compared(t: Times) -> bool:
-    """By time: yardsticks that move bytes stand in a column of their own."""
-    return not (t.yardstick and t.bytes)
+def plain(words: str) -> str:
+    """As they are: a * is a product."""
+    return words.replace("*", r"\*").replace("|", r"\|")
+
+
+def others(result: Result) -> Iterator[str]:
+    """All but the yardsticks that move bytes, which stand in a column of their own."""
+    for name, t in result.times.items():
+        if name != OURS and not (t.yardstick and t.bytes):
+            over = t.cost / result.times[OURS].cost
+            yield f"{plain(name)}\u00a0{bold(ratio(over), over < 1 and not t.yardstick)}"
 
 
 def shares(result: Result) -> Iterator[str]:
@@ -125,15 +134,8 @@ def shares(result: Result) -> Iterator[str]:
 
 def asked(result: Result) -> Iterator[str]:
     for goal in result.goals:
-        yield f"{goal}" if goal.is_met(result.times) else f"**missed** {goal}: {reached(goal, result)}"
-
-
-def reached(goal: Goal, result: Result) -> str:
-    return goal.readable(result.times).replace(" ", "\u00a0")
-
-
-def against(name: str, value: float) -> str:
-    return f"{name}\u00a0{bold(ratio(value), value < 1)}"
+        text = plain(str(goal))
+        yield text if goal.is_met(result.times) else f"**missed** {text}: {goal.readable(result.times)}"
 
 
 def bold(value: str, is_loss: bool) -> str:
@@ -141,7 +143,7 @@ def bold(value: str, is_loss: bool) -> str:
 
 
 def ratio(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}" if value < 0.995 or value > 1.05 else f"{value:.2f}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2f}" if 0.1 <= value < 1.05 else f"{value:.2g}"
 
 
 def cost(t: Times) -> str:

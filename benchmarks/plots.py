@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from .report import Measured
 BLUE, GRAY, RED = "#1f5fa8", "#8a8a8a", "#c23b22"
 OTHERS = ("#e08214", "#4d9a3f", "#8d5aa8", "#b8860b", "#2a9d8f", "#c23b22")
 STYLE = {
+    "svg.fonttype": "none",  # small files: text stays text
     "svg.hashsalt": "scorefusion",  # the same numbers, the same file
     "font.size": 9,
     "axes.titlesize": 9,
@@ -29,7 +30,8 @@ STYLE = {
 
 def pictures(path: Path, measured: Measured) -> dict[str, Path]:
     """By the group that shows them, where there is something to show; "ratios" stands before all groups."""
-    names = [name for name in PICTURES if name in measured.groups]
+    groups = measured.groups
+    names = [name for name in PICTURES if name in groups and any(row.at for row in groups[name].results)]
     return {name: path.with_name(f"{path.stem}-{name}.svg") for name in ["ratios", *names]}
 
 
@@ -63,18 +65,11 @@ def ratios(pyplot: Any, measured: Measured) -> Any:
             ax.plot(some, [row] * len(some), "o", color=color, alpha=0.6, markersize=5, markeredgewidth=0)
     ax.axvline(1, color="black", linewidth=1)
     ax.set_xscale("log")
-    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if _within(tick, points.values())]
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
+    plain(ax.xaxis, decades=3)
     ax.set_yticks(range(len(points)), list(points))
     ax.set_ylim(len(points) - 0.4, -0.6)
     ax.set_xlabel("time of others over ours: right of 1 we are faster, red where they are")
     return figure
-
-
-def _within(tick: float, values: Iterable[list[float]]) -> bool:
-    every = [value for some in values for value in some]
-    return not every or min(every) / 2 <= tick <= max(every) * 2
 
 
 def bandwidths(pyplot: Any, measured: Measured) -> Any:
@@ -102,7 +97,8 @@ def excess(pyplot: Any, measured: Measured) -> Any:
             ys = [row.times[name].figures["excess loss"] for row in rows]
             xs = [row.times[name].median if xlabel == "seconds" else row.at.x for row in rows if row.at]
             ax.plot(xs, ys, "o-", color=BLUE if name == OURS else OTHERS[i - 1], label=name, markersize=4)
-        ax.set(xscale="log", yscale="log", xlabel=xlabel)
+        ax.set_xlabel(xlabel)
+        logarithmic(ax)
     axes[0].set_ylabel("(L − L*)/(L(uniform) − L*)")
     axes[0].legend()
     return figure
@@ -118,7 +114,8 @@ def errors(pyplot: Any, measured: Measured) -> Any:
         for name, t in row.times.items():
             method, color = _method(row, name), BLUE if name.startswith(OURS) else OTHERS[0]
             ax.plot(t.median, t.figures["error"], marks[method], color=color, label=method, markersize=6)
-        ax.set(xscale="log", yscale="log", title=row.title.split(":")[0], xlabel="seconds")
+        ax.set(title=row.title.split(":")[0], xlabel="seconds")
+        logarithmic(ax)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))
     axes[0][0].set_ylabel("error, nats")
     return figure
@@ -144,10 +141,10 @@ def growth(pyplot: Any, measured: Measured) -> Any:
             if axis == "threads":
                 ax.set(ylim=(0, None), xticks=values)
             else:
-                ax.set(xscale="log", yscale="log")
+                logarithmic(ax, values)
             ax.set(title=f"{name}: {axis}")
         line[0].set_ylabel("GB/s")
-        line[0].legend()
+        line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -183,17 +180,34 @@ def by_series(rows: Iterable[Result]) -> dict[str, list[Result]]:
     return found
 
 
+def plain(axis: Any, decades: int = 2) -> None:
+    """Numbers as one writes them along a logarithmic axis, 1 2 5 10 up to so many decades, else 1 10 100."""
+    from matplotlib import ticker
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 10**decades * low else (1,), numticks=12))
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e5 else f"{value:.0e}"))
+
+
+def logarithmic(ax: Any, values: Sequence[float] = ()) -> None:
+    ax.set(xscale="log", yscale="log")
+    plain(ax.xaxis), plain(ax.yaxis)
+    if values:
+        ax.set_xticks(values, [f"{value:,g}" for value in values])
+
+
 def curves(ax: Any, rows: list[Result], value: Callable[[Times], float]) -> None:
     """A line for each contender: ours blue, yardsticks dashed."""
     names = list(dict.fromkeys(name for row in rows for name in row.times))
-    colors = iter(OTHERS)
+    colors, dashes = iter(OTHERS), itertools.cycle(("--", ":"))
     for name in sorted(names, key=lambda name: name != OURS):
         some = [row for row in rows if name in row.times and row.at]
         points = [(row.at.x, value(row.times[name])) for row in some if row.at]
         yardstick = some[0].times[name].yardstick
         ax.plot(
             *zip(*points, strict=True),
-            "--" if yardstick else "o-",
+            next(dashes) if yardstick else "o-",
             color=BLUE if name == OURS else GRAY if yardstick else next(colors),
             linewidth=2 if name == OURS else 1.2,
             markersize=4,
