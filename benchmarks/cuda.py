@@ -127,17 +127,22 @@ def particles(options: Options) -> Iterator[Line]:
     for groups, n in [(1, 20_000), (1, 1 << 20), (1000, 64)]:
         log_weights = torch.randn(groups, n, device="cuda", dtype=torch.float64)
         ours = Contender(OURS, partial(sf.resample, log_weights), 2 * log_weights.nbytes)
-        yield Line(f"resample, {groups} × {n} particles", [ours])
+        peer = Contender("torch eager", partial(peers.torch_resample, log_weights), 2 * log_weights.nbytes)
+        yield Line(f"resample, {groups} × {n} particles", [ours, peer])
 
 
 def host(options: Options) -> Iterator[Result]:
     """What a call costs the host: three operands of 4 × 16."""
     u = [torch.randn(4, 16, device="cuda") for _ in range(3)]
-    c, calls = [0.5, 0.3, 0.2], {"combine": sf.combine, "gram": lambda u, c: sf.gram(u), "residual": sf.residual}
-    for name, operation in calls.items():
-        contenders = [Contender(OURS, partial(operation, u, c))]
-        if name == "combine":
-            contenders.append(Contender("torch eager", lambda: c[0] * u[0] + c[1] * u[1] + c[2] * u[2]))
+    c = [0.5, 0.3, 0.2]
+    c_torch = torch.tensor(c, device="cuda")
+    calls: dict[str, tuple[Run, Run]] = {
+        "combine": (partial(sf.combine, u, c), lambda: c[0] * u[0] + c[1] * u[1] + c[2] * u[2]),
+        "gram": (partial(sf.gram, u), partial(peers.stacked_gram, u, torch.float32)),
+        "residual": (partial(sf.residual, u, c), partial(peers.stacked_residual, u, c_torch, torch.float32)),
+    }
+    for name, (ours, eager) in calls.items():
+        contenders = [Contender(OURS, ours), Contender("torch eager", eager)]
         line = Line(f"host time of a call, {name}, 3 operands of 4 × 16", contenders, [Goal("seconds", 6e-6)])
         yield measure(line, options.seconds, host_clock)
 

@@ -75,7 +75,8 @@ def losses(results: Sequence[Result]) -> Iterator[str]:
     lost = [line for result in results for line in result.lost()]
     yield f"{met} goals met, {len(missed)} missed{':' if missed else '.'}\n"
     yield from (f"- {plain(line)}" for line in missed)
-    yield f"\n{len(lost)} times another was better than we{':' if lost else '.'}\n"
+    comparisons = sum(len(result.peers()) for result in results)
+    yield f"\nAnother was better in {len(lost)} of {comparisons} comparisons{':' if lost else '.'}\n"
     yield from (f"- {plain(line)}" for line in lost)
     yield ""
 

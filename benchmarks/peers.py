@@ -91,6 +91,14 @@ def numpy_resample(log_weights: np.ndarray) -> np.ndarray:
     return np.stack([np.searchsorted(c, p, side="right") for c, p in zip(total, points, strict=True)])
 
 
+def torch_resample(log_weights: torch.Tensor) -> torch.Tensor:
+    """Systematic, group by group."""
+    groups, n = log_weights.shape
+    u = torch.rand(groups, 1, dtype=log_weights.dtype, device=log_weights.device)
+    points = (torch.arange(n, device=log_weights.device) + u) / n
+    return torch.searchsorted(torch.softmax(log_weights, 1).cumsum(1), points)
+
+
 def stacked_gram(u: Tensors, dtype: torch.dtype) -> torch.Tensor:
     U = torch.stack(list(u), 1).to(dtype)  # (B, m, D)
     return U @ U.mT

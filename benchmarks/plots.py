@@ -65,7 +65,7 @@ def ratios(pyplot: Any, measured: Measured) -> Any:
             ax.plot(some, [row] * len(some), "o", color=color, alpha=0.6, markersize=5, markeredgewidth=0)
     ax.axvline(1, color="black", linewidth=1)
     ax.set_xscale("log")
-    plain(ax.xaxis, decades=3)
+    plain(ax.xaxis, decades=4)
     ax.set_yticks(range(len(points)), list(points))
     ax.set_ylim(len(points) - 0.4, -0.6)
     ax.set_xlabel("time of others over ours: right of 1 we are faster, red where they are")

@@ -198,7 +198,7 @@ def files():
 def test_the_page_has_every_row_and_what_was_missed_and_lost(files):
     text = page.text(files)
     assert "0 goals met, 2 missed:\n\n- combine, m = 1: ≥ 0.90 × the bandwidth of copy: reached 0.50" in text
-    assert "1 times another was better than we:\n\n- combine, m = 1: a\\*b: takes 0.50 of our time" in text
+    assert "Another was better in 1 of 4 comparisons:\n\n- combine, m = 1: a\\*b: takes 0.50 of our time" in text
     assert "| combine, m = 1 | 200\u00a0ms | 0.50 of copy | a\\*b\u00a0**0.50** | **missed** ≥ 0.90 ×" in text
     assert "| combine, m = 4 | 200\u00a0ms | 0.50 of copy | a\\*b\u00a02 |" in text
     assert "| work | by | time | over ours | excess loss |" in text
