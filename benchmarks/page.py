@@ -18,6 +18,8 @@ anew without measuring.
 
 <!-- documentation begins here -->
 
+## How to read it
+
 "Of the yardsticks" is our bandwidth over theirs, who do less than the work. "Others, over ours" is their time over ours
 in the same run: above 1 we are faster; **bold** where they are.
 """
@@ -52,9 +54,8 @@ def section(path: Path, measured: Measured) -> Iterator[str]:
         f" {about['size'] >> 20} MiB where no row says otherwise."
     )
     yield ""
+    yield f"![Time of others over ours, by group]({pictures['ratios'].name})\n"
     yield from losses(measured.results)
-    if "ratios" in pictures:
-        yield f"![Time of others over ours, by group]({pictures['ratios'].name})\n"
     for name, group in measured.groups.items():
         yield f"### {name}\n"
         yield f"{group.what}\n"

@@ -164,7 +164,7 @@ def speedups(pyplot: Any, measured: Measured) -> Any:
 
 
 PICTURES: dict[str, Callable[..., Any]] = {
-    "reductions": bandwidths,
+    "combine": bandwidths,
     "fit": excess,
     "densities": errors,
     "scaling": growth,

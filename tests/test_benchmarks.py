@@ -190,7 +190,7 @@ def files():
         for passes in (1, 2)
     ]
     about = ABOUT | {"versions": {"numpy": "2.4"}}
-    groups = {"reductions": rows, "fit": fitted}
+    groups = {"combine": rows, "fit": fitted}
     kept = {name: report.Group(f"What {name} is.", "2026-11-21T00:00:00", 2.0, found) for name, found in groups.items()}
     return {Path("machine.json"): report.Measured(about, kept)}
 
@@ -210,7 +210,7 @@ def test_its_pictures_are_there(files, tmp_path):
     report.write(tmp_path / "machine.json", measured)
     written = page.write(tmp_path)
     names = re.findall(r"!\[.*\]\((.*)\)", written.read_text())
-    assert names == [f"machine-{name}.svg" for name in ("ratios", "reductions", "fit")]
+    assert names == [f"machine-{name}.svg" for name in ("ratios", "combine", "fit")]
     for name in names:
         assert ElementTree.parse(tmp_path / name).getroot().tag.endswith("svg")
     assert set(plots.PICTURES) < set(cpu.GROUPS)
