@@ -142,7 +142,7 @@ def density(d: int, rounds: int) -> Result:
             figures[name] = {
                 "evaluations": model.evaluations / B,
                 "derivatives": model.evaluations / B * derivatives,
-                "error": float(np.sqrt(np.mean((value.numpy() - truth) ** 2))),
+                "error, nats": float(np.sqrt(np.mean((value.numpy() - truth) ** 2))),
             }
             if name.startswith(OURS):
                 figures[name]["standard error"] = float(standard_error.mean())

@@ -167,7 +167,7 @@ def cheap(seeds: int, n: int = 1024, truth: int = 1024) -> Iterator[Result]:
         times, figures = {}, {}
         for name, each, row in zip((OURS, SGD), found, rows, strict=True):
             times[name] = times_of(each[row, 0])
-            figures[name] = {"passes": PASSES[row]} if rows[0] != rows[1] else {}
+            figures[name] = {} if at else {"passes": PASSES[row]}
             figures[name] |= {columns[c]: float(np.median(each[row, c])) for c in (1, 2)}
         return Result(title, times, at=at).with_figures(figures)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ in the same run: above 1 we are faster; **bold** where they are.
 def write(folder: Path) -> Path:
     """The page and its pictures, beside the files."""
     files = read_all(folder)
+    for old in folder.glob("*.svg"):
+        old.unlink()
     for path, measured in files.items():
         plots.write(path, measured)
     page = folder / PAGE
@@ -61,12 +64,10 @@ def section(path: Path, measured: Measured) -> Iterator[str]:
         yield f"{group.what}\n"
         if name in pictures:
             yield f"![{name}]({pictures[name].name})\n"
-        detailed = [result for result in group.results if any(t.figures for t in result.times.values())]
-        rest = [result for result in group.results if result not in detailed]
-        for make, results in ((ratios, rest), (figures, detailed)):
-            if results:
-                yield from make(results)
-                yield ""
+        for heads, found in itertools.groupby(group.results, key=figures_of):
+            results = list(found)
+            yield from detailed(heads, results) if heads else ratios(results)
+            yield ""
 
 
 def losses(results: Sequence[Result]) -> Iterator[str]:
@@ -92,15 +93,17 @@ def ratios(results: Sequence[Result]) -> Iterator[str]:
     yield from table(["work", "ours", "of the yardsticks", "others, over ours", "asked"], rows)
 
 
-def figures(results: Sequence[Result]) -> Iterator[str]:
+def figures_of(result: Result) -> list[str]:
+    return list(dict.fromkeys(figure for t in result.times.values() for figure in t.figures))
+
+
+def detailed(heads: list[str], results: list[Result]) -> Iterator[str]:
     """A row for each contender, with its figures."""
-    heads = list(dict.fromkeys(figure for result in results for t in result.times.values() for figure in t.figures))
     rows = []
     for result in results:
-        ours = result.times[OURS].cost
         for i, (name, t) in enumerate(result.times.items()):
-            over = "" if name == OURS else bold(ratio(t.cost / ours), t.cost < ours and not t.yardstick)
-            numbers = [f"{t.figures[head]:.3g}" if head in t.figures else "" for head in heads]
+            over = "" if name == OURS else over_ours(name, result)
+            numbers = [figure(t.figures[head]) if head in t.figures else "" for head in heads]
             rows.append(["" if i else plain(result.title), plain(name), cost(t), over, *numbers])
     yield from table(["work", "by", "time", "over ours", *heads], rows)
 
@@ -123,8 +126,14 @@ def others(result: Result) -> Iterator[str]:
     """All but the yardsticks that move bytes, which stand in a column of their own."""
     for name, t in result.times.items():
         if name != OURS and not (t.yardstick and t.bytes):
-            over = t.cost / result.times[OURS].cost
-            yield f"{plain(name)}\u00a0{bold(ratio(over), over < 1 and not t.yardstick)}"
+            yield f"{plain(name)}\u00a0{over_ours(name, result)}"
+
+
+def over_ours(name: str, result: Result) -> str:
+    """Bold where a peer is faster."""
+    value = result.times[name].cost / result.times[OURS].cost
+    text = f"{value:.0f}" if value >= 10 else f"{value:.2f}" if 0.1 <= value < 1.05 else f"{value:.2g}"
+    return f"**{text}**" if value < 1 and name in result.peers() else text
 
 
 def shares(result: Result) -> Iterator[str]:
@@ -140,12 +149,8 @@ def asked(result: Result) -> Iterator[str]:
         yield text if goal.is_met(result.times) else f"**missed** {text}: {goal.readable(result.times)}"
 
 
-def bold(value: str, is_loss: bool) -> str:
-    return f"**{value}**" if is_loss else value
-
-
-def ratio(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2f}" if 0.1 <= value < 1.05 else f"{value:.2g}"
+def figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def cost(t: Times) -> str:

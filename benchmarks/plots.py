@@ -113,7 +113,7 @@ def errors(pyplot: Any, measured: Measured) -> Any:
     for ax, row in zip(axes[0], rows, strict=True):
         for name, t in row.times.items():
             method, color = _method(row, name), BLUE if name.startswith(OURS) else OTHERS[0]
-            ax.plot(t.median, t.figures["error"], marks[method], color=color, label=method, markersize=6)
+            ax.plot(t.median, t.figures["error, nats"], marks[method], color=color, label=method, markersize=6)
         ax.set(title=row.title.split(":")[0], xlabel="seconds")
         logarithmic(ax)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25))

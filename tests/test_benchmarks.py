@@ -220,6 +220,9 @@ def test_the_committed_page_is_that_of_the_committed_files():
     files = report.read_all(report.RESULTS)
     text = (report.RESULTS / page.PAGE).read_text()
     assert text == page.text(files), "python -m benchmarks --page writes it anew"
+    for measured in files.values():
+        for group in measured.groups.values():  # rows are found again by their titles
+            assert len({result.title for result in group.results}) == len(group.results)
     assert all((report.RESULTS / name).exists() for name in re.findall(r"!\[.*\]\((.*)\)", text))
 
 
