@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.compare:
         if len(arguments.compare) > 2:
             parser.error(f"--compare must have one file or two, got {len(arguments.compare)}")
-        old, new = (read(path) for path in [*arguments.compare, results_path(arguments.device)][:2])
+        try:
+            old, new = (read(path) for path in [*arguments.compare, results_path(arguments.device)][:2])
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
         comparison = compare(old, new)
         print(comparison)
         sys.exit(1 if comparison.regressions else 0)

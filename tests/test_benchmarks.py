@@ -111,6 +111,9 @@ def test_the_command_fails_where_something_got_worse(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--compare", *[str(old)] * 3])
     assert "one file or two, got 3" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--compare", str(tmp_path / "none.json")])
+    assert "none.json" in capsys.readouterr().err
 
 
 # ---- What is kept
