@@ -128,6 +128,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
 
     nested = {"gpu": "a GPU", "benchmarks": json.loads((tmp_path / "results.json").read_text())}
     (tmp_path / "gpu.json").write_text(json.dumps(nested))  # as gpu.sh keeps it
+    (tmp_path / "quick.json").write_text(json.dumps(nested | {"quick": True}))
     (tmp_path / "else.json").write_text('{"what": "something else"}')
     assert [path.name for path in report.read_all(tmp_path)] == ["gpu.json", "results.json"]
     with pytest.raises(ValueError, match="no groups"):
