@@ -79,6 +79,23 @@ def test_half_precision_models_do_not_round_the_state():
     assert np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("k", [1, 2, 70])
+@pytest.mark.parametrize("solver", ["ddim", "dpm++2m", "heun"])
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_models_in_float64_do_not_widen_the_samples(name, solver, k):
+    home = framework(name, "cpu")
+    like = home.array(np.zeros((1, 2)), "float32")
+    wide = sf.Model(lambda x, t: home.array(home.numpy(x).astype(np.float64) * 0.3, "float64"), "epsilon", VP())
+    fused = sf.Fusion([wide] * k, [1 / k] * k)
+    for large in (3, 40_000):  # small states are new arrays, large ones are written to again
+        x = sf.sample(fused, (2, large), steps=3, solver=solver, seed=2, like=like)
+        assert home.dtype(x) == "float32"
+        expected = sf.sample(sf.Model(network, "epsilon", VP()), (2, large), steps=3, solver=solver, seed=2)
+        np.testing.assert_allclose(home.numpy(x), expected, atol=1e-5, rtol=1e-5)
+    assert home.dtype(sf.sample_product([wide, wide], [0.5, 0.5], (2, 3), steps=3, like=like).x) == "float32"
+    assert home.dtype(sf.superpose([wide, wide], (2, 3), steps=3, like=like).x) == "float32"
+
+
 def test_a_whole_event_of_any_shape():
     x = sf.sample(sf.Model(network, "v", Cosine()), (2, 3, 4, 5), steps=4)
     assert x.shape == (2, 3, 4, 5)
@@ -264,13 +281,30 @@ def test_schedules_without_signal_at_the_end_start_there_or_just_before():
     assert asked("score") == asked("epsilon") == pytest.approx(1 / (1 + 1e-3))  # σ/α = 10³
 
 
-@pytest.mark.parametrize("times", ["uniform", "logsnr", "karras"])
+def signal_share(t):
+    """α² where α² + σ² = 1."""
+    return VP().alpha(t) ** 2
+
+
+@pytest.mark.parametrize("times", ["uniform", "logsnr", "karras", "signal"])
 def test_times(times):
     seen = []
     sf.sample(MODEL, (1, 2), steps=8, times=times, callback=lambda step, t, *_: seen.append(t))
     grid = np.array([*seen, VP().t_min])
-    uniform = {"uniform": lambda t: t, "logsnr": VP().logsnr, "karras": lambda t: np.exp(-VP().logsnr(t) / 14)}[times]
-    np.testing.assert_allclose(np.diff(uniform(grid)), np.diff(uniform(grid)).mean(), rtol=1e-7)
+    ends = VP().t_max, VP().t_min
+
+    def between(t):
+        parts = [(f(t) - f(ends[0])) / (f(ends[1]) - f(ends[0])) for f in (signal_share, VP().logsnr)]
+        return 0.6 * parts[0] + 0.4 * parts[1]
+
+    uniform = {
+        "uniform": lambda t: t,
+        "logsnr": VP().logsnr,
+        "karras": lambda t: np.exp(-VP().logsnr(t) / 14),
+        "signal": between,
+    }[times]
+    rounding = 1e-4 if times == "signal" else 1e-7  # that grid is read off a table
+    np.testing.assert_allclose(np.diff(uniform(grid)), np.diff(uniform(grid)).mean(), rtol=rounding)
     assert seen[0] == 1.0
 
 

@@ -241,19 +241,19 @@ def test_prescribed_ratios_and_the_lift():
     np.testing.assert_allclose(gap, np.tile([0.0, 3.0, 3.0], (20, 1)), atol=1e-5)
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 3), (3, 5), (4, 8)])
-def test_the_correction_keeps_true_densities_equal(k, d):
-    mixtures, models = problem(k, d, first=k)
+@pytest.mark.parametrize(("k", "d", "first", "steps"), [(2, 3, 2, 400), (3, 5, 3, 400), (4, 8, 4, 400), (4, 5, 0, 800)])
+def test_the_correction_keeps_true_densities_equal(k, d, first, steps):
+    mixtures, models = problem(k, d, first=first)
     found = {}
     for correct in (None, "curvature"):
-        run = sf.superpose(models, (50, d), mode="and", correct=correct, steps=400, seed=2, like=F64)
+        run = sf.superpose(models, (50, d), mode="and", correct=correct, steps=steps, seed=2, like=F64)
         assert run.unbiased == (correct is not None)
         assert np.abs(spread(run.log_density)).max() < 1e-5
         true = truth(mixtures, run.x)
         found[correct] = rms(spread(true)), np.abs(run.log_density - true).mean()
     assert found["curvature"][0] < 0.15
     assert found["curvature"][0] < found[None][0]
-    assert found["curvature"][1] < 1.0
+    assert found["curvature"][1] < 2.0  # this grid of times has longer steps at both ends
     assert found[None][1] > 3.0  # nats: what .unbiased tells
 
 
@@ -516,7 +516,7 @@ def test_any_number_of_models(monkeypatch):
         whole = sf.superpose(models, (5, 6), mode=mode, steps=10, seed=1, like=F64)
         with monkeypatch.context() as patched:
             for module in (_sum, sf.superposition):
-                patched.setattr(module, "_MOST", 4)
+                patched.setattr(module, "MOST", 4)
             parts = sf.superpose(models, (5, 6), mode=mode, steps=10, seed=1, like=F64)
         np.testing.assert_allclose(parts.x, whole.x, rtol=1e-6)
         np.testing.assert_allclose(parts.log_density, whole.log_density, rtol=1e-6)

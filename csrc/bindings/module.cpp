@@ -8,6 +8,7 @@
 #include "../cpu/isa.h"
 #include "../cpu/threads.h"
 #include "../cuda/runtime.h"
+#include "../ops/aside.h"
 #include "../ops/call.h"
 #include "../ops/python.h"
 #include "jax_ffi.h"
@@ -69,8 +70,9 @@ PYBIND11_MODULE(_core, m) {
   noise
       .def(py::init<py::handle, py::handle, py::handle>(), py::arg("seed"), py::arg("stream") = 0,
            py::arg("sample") = 0)
-      .def("like", &noise_like, py::arg("x"),
-           "The noise stored: an array of x's shape, dtype, framework and device. What x holds is not looked at.")
+      .def(
+          "like", [](const Noise& noise, py::handle x) { return noise_like(noise, x, py::none()); }, py::arg("x"),
+          "The noise stored: an array of x's shape, dtype, framework and device. What x holds is not looked at.")
       .def_property_readonly("seed", &Noise::seed)
       .def_property_readonly("stream", &Noise::stream)
       .def_property_readonly("sample", &Noise::sample)
@@ -91,6 +93,13 @@ PYBIND11_MODULE(_core, m) {
   m.def("gram", &gram, py::arg("u"), py::arg("out"));
   m.def("combine_gram", &combine_gram, py::arg("u"), py::arg("c"), py::arg("out"));
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
+
+  py::class_<AsideCalls>(m, "Aside", py::is_final())
+      .def(py::init<bool>(), py::arg("at_once"))
+      .def("combine", &AsideCalls::combine, py::arg("u"), py::arg("c"), py::arg("out"))
+      .def("gram", &AsideCalls::gram, py::arg("u"))
+      .def("noise_like", &AsideCalls::noise_like, py::arg("noise"), py::arg("x"), py::arg("out"))
+      .def("wait", &AsideCalls::wait);
 
   m.def("resample", &resample, py::arg("log_weights"), py::arg("method"), py::arg("seed"), py::arg("stream"),
         py::arg("first_group"));

@@ -140,6 +140,7 @@ class Pool {
   }
 
   void serve(int index) {
+    give_way();
     uint64_t seen = 0;
     for (;;) {
       for (int spin = 0; spin < spins && generation_.load(std::memory_order_acquire) == seen; ++spin) pause();
@@ -172,12 +173,13 @@ class Pool {
 
 std::atomic<int> wanted_threads{0};  // 0: not yet asked for
 std::atomic<bool> forked{false};
+thread_local bool alone = false;
+
+// When the library is loaded: a child has no workers, and unknown locks.
+const int told_of_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 Pool& pool() {
-  static Pool* const instance = [] {
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });  // the child has no workers and unknown locks
-    return new Pool;
-  }();
+  static Pool* const instance = new Pool;
   return *instance;
 }
 
@@ -189,11 +191,23 @@ int num_threads() {
   return wanted_threads;
 }
 
+bool in_forked_child() { return forked; }
+
+void give_way() {
+#if defined(__linux__)
+  const sched_param none{};
+  sched_setscheduler(0, SCHED_BATCH, &none);  // may fail: then it is as it was
+#endif
+}
+
+WithoutThreads::WithoutThreads() { alone = true; }
+WithoutThreads::~WithoutThreads() { alone = false; }
+
 void set_num_threads(int n) { wanted_threads = std::max(1, n); }
 
 void detail::run(int64_t items, bool threads, const Work& work, Item part, void* context) {
   Stop stop(work);
-  if (const int shares = threads ? int(std::min<int64_t>(items, num_threads())) : 1; shares > 1) {
+  if (const int shares = threads && !alone ? int(std::min<int64_t>(items, num_threads())) : 1; shares > 1) {
     Job job(items, shares, part, context, stop);
     if (!pool().try_run(job, stop)) job.walk(0);
     job.rethrow();

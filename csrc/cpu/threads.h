@@ -14,6 +14,18 @@ namespace scorefusion {
 
 int num_threads();
 void set_num_threads(int n);  // n >= 1
+bool in_forked_child();       // whose threads are the caller alone
+
+// The calling thread, one of ours, never takes a processor from whoever wakes it: where others are busy (another
+// library's threads spin between its calls), it would be given that one.
+void give_way();
+
+// As long as it lives, work of this thread is not shared with others.
+class WithoutThreads {
+ public:
+  WithoutThreads();
+  ~WithoutThreads();
+};
 
 // Below this many elements touched, waking a thread costs more than it saves.
 constexpr int64_t worth_threads = 64 * 1024;

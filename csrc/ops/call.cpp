@@ -67,16 +67,19 @@ Call::Call(py::handle u, py::handle c, py::handle out) {
     c_.read(c, m_, samples_, device_, &stream_);
     if (c_.array) join(*c_.array);
   }
-  if (out && !out.is_none()) {
-    const Array& y = read_out(elementwise_, out);
-    y.dtype();  // throws where it is none that results may have
-    if (!same_shape(y, first()))
-      throw ValueError("out has shape " + y.shape_text() + ", the operands have " + first().shape_text());
-    check_overlap(y, true);
-  }
+  read_elementwise_out(out);
 }
 
-Call::Call(const Noise& noise, py::handle like) : noise_bits_(1), m_(1) {
+void Call::read_elementwise_out(py::handle out) {
+  if (!out || out.is_none()) return;
+  const Array& y = read_out(elementwise_, out);
+  y.dtype();  // throws where it is none that results may have
+  if (!same_shape(y, first()))
+    throw ValueError("out has shape " + y.shape_text() + ", the operands have " + first().shape_text());
+  check_overlap(y, true);
+}
+
+Call::Call(const Noise& noise, py::handle like, py::handle out) : noise_bits_(1), m_(1) {
   noises_.add(py::cast(noise, py::return_value_policy::reference));
   like_.emplace(like, Argument{"x"}, Wanted::description);
   like_->dtype();
@@ -84,6 +87,7 @@ Call::Call(const Noise& noise, py::handle like) : noise_bits_(1), m_(1) {
   start();
   measure();
   read_noises();
+  read_elementwise_out(out);
 }
 
 Call::Call(py::handle array, const char* name) : m_(1) {

@@ -39,7 +39,7 @@ class Call {
   // One array (B, *event), which errors call by that name; no coefficients.
   Call(py::handle array, const char* name);
   // One noise operand with coefficient 1, of the shape, dtype, framework and device of `like`.
-  Call(const Noise& noise, py::handle like);
+  Call(const Noise& noise, py::handle like, py::handle out);
 
   // Decides in which layout arrays are read, copies those that cannot be read in place, fills the batch, and opens the
   // place of the elementwise result if there is one: `out`, or a fresh array where that is wanted.
@@ -54,8 +54,13 @@ class Call {
   int ndim() const { return first().ndim; }
   int m() const { return m_; }
   int64_t samples() const { return samples_; }
+  int64_t elements() const { return samples_ * size_; }  // of one operand
   bool empty() const { return samples_ == 0 || size_ == 0; }
   bool on_host() const { return device_.on_host; }
+  // Once placed: may results be handed out before they are filled? Where frameworks adopt or copy them, they may not.
+  bool may_be_late() const {
+    return on_host() && first().framework->way != Framework::Way::capsule && elementwise_.in_place;
+  }
   const Batch& batch() const { return batch_; }
   const Coefficients& c() const { return c_.coefficients; }
   const Output& y() const { return y_; }
@@ -74,6 +79,7 @@ class Call {
   const Array& first() const { return like_ ? *like_ : arrays_[0]; }
   bool is_noise(int j) const { return noise_bits_ >> j & 1; }
   void read_operands(py::handle u);
+  void read_elementwise_out(py::handle out);
   void read_operand(py::handle operand, int j);
   void start();
   void join(const Array& array);
@@ -107,6 +113,9 @@ class Call {
   Output y_;
   Fresh workspace_;
 };
+
+// Launches a placed call's combine, wherever its operands are.
+void combine_now(Call& call);
 
 // Tells which type is the bound class Noise.
 void set_noise_type(PyTypeObject* type);

@@ -5,9 +5,7 @@
 
 namespace scorefusion {
 
-namespace {
-
-void launch(Call& call) {
+void combine_now(Call& call) {
   if (call.empty()) return;
   if (call.on_host()) {
     call.run_on_host([&](const Work& work) { combine_cpu(call.batch(), call.c(), call.y(), work); });
@@ -17,19 +15,17 @@ void launch(Call& call) {
   }
 }
 
-}  // namespace
-
 py::object combine(py::handle u, py::handle c, py::handle out) {
   Call call(u, c, out);
   call.place(true);
-  launch(call);
+  combine_now(call);
   return call.finish();
 }
 
-py::object noise_like(const Noise& noise, py::handle x) {
-  Call call(noise, x);
+py::object noise_like(const Noise& noise, py::handle x, py::handle out) {
+  Call call(noise, x, out);
   call.place(true);
-  launch(call);
+  combine_now(call);
   return call.finish();
 }
 

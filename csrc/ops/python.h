@@ -23,6 +23,6 @@ py::tuple resample_below(py::handle log_weights, double threshold, const std::st
 // was gained (B, k), or None where it makes none.
 py::tuple superpose(const std::string& what, const Superposed& step, py::handle gained, py::handle kappa, py::handle G,
                     py::handle tau);
-py::object noise_like(const Noise& noise, py::handle x);
+py::object noise_like(const Noise& noise, py::handle x, py::handle out);
 
 }  // namespace scorefusion

@@ -29,9 +29,8 @@ from torch.autograd import Function, forward_ad
 
 from . import _core
 from ._core import Noise
+from ._sum import MOST
 from .ops import Residual
-
-_MOST = 64  # operands in one pass
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -164,9 +163,9 @@ def _coefficients(c: Any) -> Any:
 
 def _sum(u: Sequence[Any], c: Any) -> Any:
     """Σ_j c_j u_j of any number of operands; c is a tensor."""
-    if len(u) <= _MOST:
+    if len(u) <= MOST:
         return combine(u, c)
-    return _sum([combine(u[:_MOST], c[..., :_MOST]), *u[_MOST:]], _with_ones(c[..., _MOST:]))
+    return _sum([combine(u[:MOST], c[..., :MOST]), *u[MOST:]], _with_ones(c[..., MOST:]))
 
 
 def _with_ones(c: Tensor) -> Tensor:
@@ -175,14 +174,14 @@ def _with_ones(c: Tensor) -> Tensor:
 
 def _inner(u: Sequence[Any], g: Tensor) -> Tensor:
     """<u_j, g>, ``(B, m)`` float64, in one read: the gradient of the residual r = g/2."""
-    parts = [u[j : j + _MOST - 1] for j in range(0, len(u), _MOST - 1)]
+    parts = [u[j : j + MOST - 1] for j in range(0, len(u), MOST - 1)]
     products = [residual([*part, g], [0.0] * len(part) + [0.5]).grad[:, :-1] for part in parts]
     return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
 
 def _products(u: Sequence[Any], v: Sequence[Any]) -> Tensor:
     """<u_i, v_j>, ``(B, len(u), len(v))`` float64."""
-    half = _MOST // 2
+    half = MOST // 2
     rows = []
     for i in range(0, len(u), half):
         some = u[i : i + half]
@@ -319,7 +318,7 @@ class _Combine(Function):
             for_c = _like_coefficients(_inner(u, g), c) if wants_c else None
             return None, for_c, *_multiples(g, c, wants, ctx.dtypes)
         for_c = None
-        if wants_c and len(u) < _MOST:
+        if wants_c and len(u) < MOST:
             _, grad = _core.residual([*u, g], [0.0] * len(u) + [0.5], None)
             for_c = _like_coefficients_at_once(grad, c)
         elif wants_c:

@@ -4,7 +4,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['Aside', 'HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -58,6 +58,17 @@ class HostBuffer:
     def __dlpack__(self, *, stream: typing.Any = None, max_version: typing.Any = None, dl_device: typing.Any = None, copy: typing.Any = None) -> typing_extensions.CapsuleType:
         ...
     def __dlpack_device__(self) -> tuple[int, int]:
+        ...
+class Aside:
+    def __init__(self, at_once: bool) -> None:
+        ...
+    def combine(self, u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
+        ...
+    def gram(self, u: typing.Any) -> typing.Any:
+        ...
+    def noise_like(self, noise: Noise, x: typing.Any, out: typing.Any) -> typing.Any:
+        ...
+    def wait(self) -> None:
         ...
 class SimplexDescent:
     def __getstate__(self) -> tuple:

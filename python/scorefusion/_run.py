@@ -17,17 +17,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _namespace, ops
+from . import _core, _namespace, ops
 from ._arrays import _is_torch, contiguous
 from ._core import Noise
-from ._sum import Sum, evaluate
-from .model import Model, _common_schedule, _described, _is, _kind, _Level, _within, as_models
+from ._slices import is_sharded
+from ._sum import MOST, Sum, as_narrow, evaluate
+from .model import Model, _common_schedule, _described, _kind, _Level, _outer, _within, as_models
 from .schedule import Schedule
 from .solver import DDIM, X0, X0_BEFORE, Step, Y, Z
 
 Float64 = NDArray[np.float64]
 
 LARGEST_RHO = 1e3  # where sampling starts if a schedule goes on to α = 0 and the models say nothing there
+GRIDS = ("uniform", "logsnr", "karras", "signal")
+_SIGNAL = 0.6  # of the steps of that grid; the others are uniform in log-SNR
 _LEAST_ALPHA = 1e-30  # stands for α = 0: y = x/α stays a number
 _STREAM = 1 << 63 | 0x7361 << 40  # of noise: then the step, and 8 bits for the draw within it
 _START = 255  # the draw of the noise that sampling starts from
@@ -47,8 +50,8 @@ def time_grid(
         if grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) < 0).all() or grid[-1] < 0:
             raise ValueError(f"times must be a decreasing sequence of two numbers or more, none negative, got {times}")
         return grid
-    if times not in ("uniform", "logsnr", "karras"):
-        raise ValueError(f"times must be 'uniform', 'logsnr', 'karras' or the times themselves, got {times!r}")
+    if times not in GRIDS:
+        raise ValueError(f"times must be {', '.join(map(repr, GRIDS))} or the times themselves, got {times!r}")
     if operator.index(steps) < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     first: list[float] = []
@@ -70,6 +73,11 @@ def time_grid(
         if times == "karras":
             rho = np.exp(-np.array([low, high]) / 2) ** (1 / 7)
             logsnr = -14 * np.log(rho[0] + s * (rho[1] - rho[0]))
+        elif times == "signal":
+            fine = np.linspace(low, high, 16 * steps + 4096)
+            signal = 1 / (1 + np.exp(-fine))
+            share = (signal - signal[0]) / (signal[-1] - signal[0])
+            logsnr = np.interp(s, _SIGNAL * share + (1 - _SIGNAL) * (fine - low) / (high - low), fine)
         grid = np.asarray(schedule.time(logsnr), np.float64)
         grid[0], grid[-1] = t_max, t_min
     return np.concatenate([first, grid])
@@ -80,10 +88,10 @@ class _Reading:
 
     __slots__ = ("asked", "c", "model", "rows", "scale", "t")
 
-    def __init__(self, model: Model, t: list[float], scale: list[float], c: list[Any]) -> None:
-        self.model, self.t, self.scale, self.c = model, t, scale, c
-        self.asked = [not _is(c_i, 0) for c_i in c]
-        self.rows: Any = None  # t for each sample at every level; () where they are made at each
+    def __init__(self, model: Model, t: Float64, scale: Float64, c: Float64) -> None:
+        self.model, self.t, self.scale, self.c = model, t.tolist(), scale.tolist(), _rows(c)
+        self.asked = (c if c.ndim == 1 else c.any(1)).astype(bool).tolist()
+        self.rows: Any = None  # t for each sample at every level: see Plan._rows_of
 
 
 class Plan:
@@ -99,6 +107,7 @@ class Plan:
         self.per_sample = False  # are there coefficients of each sample?
         self._rows: list[tuple[list[float], Any]] = []  # those of readings at the same t are the same
         self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
+        self.operands = sum(len(readings) for readings, _ in self._models)  # at most, beside x
 
     def _readings(
         self, model: Model, schedule: Schedule, times: Float64, alpha: Float64, B: int
@@ -106,31 +115,30 @@ class Plan:
         """The functions of a model, and the coefficient b of x in x̂₀ = Σ c out + b x, at every level."""
         levels = _Level(schedule, _within(times, schedule, model.outside, model._name))
         readings = []
-        b: Any = 0.0
-        rest: Any = 1.0  # the weight of a model whose score is 0
-        for leaf, weights in model._leaves(levels, B):
+        b, rest = np.zeros(len(times)), np.ones(len(times))  # rest: the weight of a model whose score is 0
+        for leaf, weight in model._leaves(levels, B):
             t, scale, a_leaf, b_leaf = (np.broadcast_to(v, len(times)) for v in leaf._reading(levels, "x0"))
-            weight = _table(weights)
-            if weight.ndim == 2:
-                self.per_sample, a_leaf, b_leaf = True, a_leaf[:, None], b_leaf[:, None]
-            readings.append(_Reading(leaf, t.tolist(), scale.tolist(), _rows(weight * a_leaf)))
-            b, rest = _plus(b, weight * b_leaf), _plus(rest, -weight)
+            self.per_sample |= weight.ndim == 2
+            readings.append(_Reading(leaf, t, scale, _outer(np.multiply, weight, a_leaf)))
+            b = _outer(np.add, b, _outer(np.multiply, weight, b_leaf))
+            rest = _outer(np.subtract, rest, weight)
         share = np.where(np.abs(rest) > 1e-9, rest, 0.0)
-        return readings, _rows(_plus(b, share / (alpha[:, None] if np.ndim(share) == 2 else alpha)))
+        return readings, _rows(_outer(np.add, b, _outer(np.divide, share, alpha)))
 
     def estimates(self, x: Any, i: int, given: Any) -> list[Sum]:
         """x̂₀ of every model at (x, level i), x last; each function is called once, with x as it takes it, `given`."""
-        scaled = {1.0: given}
+        scaled: dict[float, Any] = {}
         kind = _kind(given)
         found = []
         for readings, b in self._models:
             out, c = [], []
             for reading in readings:
                 if reading.asked[i]:
-                    scale = reading.scale[i]
-                    if scale not in scaled:
-                        scaled[scale] = ops.combine([given], [scale])
-                    model, x1 = reading.model, scaled[scale]
+                    model, scale, x1 = reading.model, reading.scale[i], given
+                    if scale != 1.0:
+                        if scale not in scaled:
+                            scaled[scale] = ops.combine([given], [scale])
+                        x1 = scaled[scale]
                     theirs = x1 if model.framework is None else model._theirs(x1)
                     out.append(model._ask(x1, theirs, self._times(reading, theirs, i), kind))
                     c.append(reading.c[i])
@@ -140,44 +148,41 @@ class Plan:
         return found
 
     def _times(self, reading: _Reading, theirs: Any, i: int) -> Any:
-        """t as the model gets it; torch tells whether somebody has written into a tensor, so models can share one."""
-        if reading.rows is None:
-            reading.rows = self._rows_of(reading.t, theirs)
-        if reading.rows and reading.rows[i]._version == 0:
-            return reading.rows[i]
+        """t as the model gets it, which may write there."""
+        rows = reading.rows
+        if rows is None:
+            rows = reading.rows = self._rows_of(reading.t, theirs)
+        if type(rows) is list:
+            row, rows[i] = rows[i], None
+            if row is not None:
+                return row
+        elif rows and rows[i]._version == 0:
+            return rows[i]
         return reading.model._times(reading.t[i], theirs)
 
     def _rows_of(self, t: list[float], theirs: Any) -> Any:
-        """t for each sample at every level, where that is little: torch makes an array slowly."""
-        B = theirs.shape[0]
-        if not _is_torch(theirs) or theirs.device.type != "cpu" or len(t) * B > _FEW:
+        """t for each sample at every level, where that is little.
+
+        A list, whose rows are given away once; or a tuple of torch tensors, which are slow to make and tell whether
+        somebody has written there, so that models can share them. () where they are made at each level.
+        """
+        B, numpy = theirs.shape[0], isinstance(theirs, np.ndarray)
+        if len(t) * B > _FEW or not (numpy or (_is_torch(theirs) and theirs.device.type == "cpu")):
             return ()
+        dtype = np.float64 if _namespace.dtype_name(theirs) == "float64" else np.float32
+        if numpy:
+            return list(np.array(t, dtype)[:, None].repeat(B, 1))
         for known, rows in self._rows:
             if known == t:
                 return rows
         torch = sys.modules["torch"]
         with torch.inference_mode(False):  # whose tensors do not tell
-            dtype = torch.float64 if theirs.dtype == torch.float64 else torch.float32
-            rows = torch.tensor(t, dtype=dtype)[:, None].repeat(1, B).unbind(0)
+            rows = torch.from_numpy(np.array(t, dtype)[:, None].repeat(B, 1)).unbind(0)
         self._rows.append((t, rows))
         return rows
 
 
-def _table(weights: list[Any]) -> Float64:
-    """``(levels,)``, or ``(levels, B)`` where a level has weights of its samples."""
-    if not any(map(_namespace.is_array, weights)):
-        return np.array(weights, np.float64)
-    return np.stack(np.broadcast_arrays(*weights))
-
-
-def _plus(a: Any, b: Any) -> Any:
-    """The sum of two tables."""
-    if np.ndim(a) == 1 and np.ndim(b) == 2:
-        a = a[:, None]
-    return a + (b[:, None] if np.ndim(a) == 2 and np.ndim(b) == 1 else b)
-
-
-def _rows(table: Any) -> list[Any]:
+def _rows(table: Float64) -> list[Any]:
     """A float or ``(B,)`` for each level."""
     rows: list[Any] = table.tolist() if table.ndim == 1 else list(table)
     return rows
@@ -199,6 +204,15 @@ class Coefficients:
         table *= alpha[1:]
         table[0] /= alpha[:-1]
         self.y, self.x0, self.before, self.z = table.tolist()
+
+
+def _combine(u: list[Any], c: list[float], x: Any, out: Any) -> Any:
+    """`evaluate` for floats c, no operand in slices and few of them: less than half of its time beside the kernel."""
+    dtype = x.dtype
+    if u[0].dtype != dtype:
+        return evaluate(u, c, x, out)
+    y = _core.combine(u, c, out)
+    return y if y.dtype == dtype else as_narrow(y, x)
 
 
 class Run:
@@ -223,9 +237,10 @@ class Run:
         self.steps = len(grid) - 1
         self.plan = Plan(models, schedule, grid, x.shape[0], asked=self.steps)
         self._asked = asked
-        self._level_of = {rho: i for i, rho in enumerate(self.plan.rho[:-1])}
         self._others: dict[float, Plan] = {}
         self._pool = _Pool(x) if reuse else None
+        usual = self.plan.operands + 3 <= MOST and not self.plan.per_sample and not any(map(is_sharded, models))
+        self._combine = _combine if usual else evaluate
 
     def noise(self, step: int, draw: int) -> Noise:
         """That of a step: the same bits for a sample wherever it stands in a batch."""
@@ -270,7 +285,7 @@ class Run:
         if table.z[i] != 0.0:
             u.append(self.noise(i, 0))
             c.append(table.z[i])
-        self.x = evaluate(u, c, self.x, self._room())
+        self.x = self._combine(u, c, self.x, self._room())
 
     def _step(self, solver: Any, i: int, x0: Sum, before: Any) -> None:
         plan = self.plan
@@ -286,11 +301,15 @@ class Run:
         u, c = x0.u, x0.c
         if type(c[-1]) is float and c[-1] == 0.0:  # that of x: it is not read then
             u, c = u[:-1], c[:-1]
-        return Sum([evaluate(u, c, self.x, self._room()), self.x], [1.0, 0.0])
+        return Sum([self._combine(u, c, self.x, self._room()), self.x], [1.0, 0.0])
+
+    @functools.cached_property
+    def _levels(self) -> dict[float, int]:
+        return {rho: i for i, rho in enumerate(self.plan.rho[:-1])}
 
     def look(self, at: Step, y: Sum, rho: float) -> Step:
         """The step `at`, seen from y at level rho."""
-        plan, i = self.plan, self._level_of.get(rho, -1)
+        plan, i = self.plan, self._levels.get(rho, -1)
         if i < 0:
             if rho not in self._others:
                 t = np.array([self.schedule.time(-2 * math.log(rho))], np.float64)
@@ -320,16 +339,20 @@ class _Pool:
 
     def __init__(self, x: Any) -> None:
         on_cpu = isinstance(x, np.ndarray) or (_is_torch(x) and x.device.type == "cpu")
-        self._like = x if on_cpu and x.nbytes >= _REUSED else None
+        self._like, self._reused = x, on_cpu and x.nbytes >= _REUSED
         self._arrays: list[Any] = []
 
+    def has_like(self, x: Any) -> bool:
+        """Are its arrays of this library, shape and dtype?"""
+        return type(self._like) is type(x) and self._like.shape == x.shape and self._like.dtype == x.dtype
+
     def take(self) -> Any:
-        if self._like is None:
+        if not self._reused:
             return None
         for j in range(len(self._arrays)):
             if sys.getrefcount(self._arrays[j]) <= 2 and _sole_owner(self._arrays[j]):
                 return self._arrays[j]
-        made = _namespace.namespace(self._like).empty_like(self._like)
+        made = _namespace.empty(self._like.shape, self._like, _namespace.dtype_name(self._like))
         self._arrays.append(made)
         return made
 

@@ -11,7 +11,7 @@ from . import _namespace
 from ._core import Noise
 from ._slices import engine
 
-_MOST = 64  # operands in one pass
+MOST = 64  # operands in one pass
 
 
 class Sum:
@@ -59,25 +59,31 @@ class Sum:
 
 
 def evaluate(u: list[Any], c: list[Any], x: Any, out: Any = None) -> Any:
-    """Σ_j c_j u_j in x's dtype, written into `out` where that is given."""
+    """Σ_j c_j u_j in x's dtype, computed in a wider one if there is one, written into `out` where that is given."""
     for u_j in u:
         if u_j is x or (type(u_j) is not Noise and u_j.dtype == x.dtype):
             break
     else:
         u, c = [*u, x], [*c, 0.0]
-    if len(u) > _MOST:
-        u, c = [evaluate(u[:_MOST], c[:_MOST], x), *u[_MOST:]], [1.0, *c[_MOST:]]
+    if len(u) > MOST:
+        some = MOST - 1  # and x may have to come to them
+        u, c = [evaluate(u[:some], c[:some], x), *u[some:]], [1.0, *c[some:]]
         return evaluate(u, c, x, out)
     for c_j in c:
         if type(c_j) is not float:
-            return _namespace.combine(u, c, out)
-    return engine(u).combine(u, c, out=out)
+            return as_narrow(_namespace.combine(u, c, out), x)
+    return as_narrow(engine(u).combine(u, c, out=out), x)
+
+
+def as_narrow(y: Any, x: Any) -> Any:
+    """y in x's dtype: an operand was wider."""
+    return y if y.dtype == x.dtype else _namespace.cast(y, x.dtype)
 
 
 def combine(u: list[Any], c: Any, x: Any, out: Any = None) -> Any:
     """The same for c ``(m,)`` or ``(B, m)`` in one array."""
-    if len(u) <= _MOST:
-        return engine(u).combine(u, c, out=out)
+    if len(u) <= MOST:
+        return as_narrow(engine(u).combine(u, c, out=out), x)
     return evaluate(u, [c[..., j] for j in range(len(u))], x, out)
 
 
@@ -86,11 +92,11 @@ def combine_gram(u: list[Any], c: Any, x: Any, out: Any = None) -> tuple[Any, An
 
     One read of up to 64 operands.
     """
-    if len(u) <= _MOST:
+    if len(u) <= MOST:
         y, G = engine(u).combine_gram(u, c, out=out)
     else:
         y, G = combine(u, c, x, out), gram(u)
-    return y, _namespace.if_on_host(G)
+    return as_narrow(y, x), _namespace.if_on_host(G)
 
 
 def rows_of(sums: Sequence[Sum]) -> tuple[list[Any], Any]:
@@ -107,9 +113,9 @@ def rows_of(sums: Sequence[Sum]) -> tuple[list[Any], Any]:
 
 def gram(u: list[Any]) -> Any:
     """<u_i, u_j> ``(B, m, m)`` of any number of operands."""
-    if len(u) <= _MOST:
+    if len(u) <= MOST:
         return engine(u).gram(u)
-    half, m = _MOST // 2, len(u)
+    half, m = MOST // 2, len(u)
     G: Any = None
     for i in range(0, m, half):
         for j in range(i + half, m, half):

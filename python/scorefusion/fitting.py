@@ -15,6 +15,7 @@ import html
 import math
 import os
 import statistics as normal_distribution
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from ._arrays import _is_torch
 from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, left, statistics_of
 from ._core import Noise
 from ._progress import Progress
+from ._run import _Pool, _sole_owner
 from ._slices import is_sharded, share
 from .model import Model, _common_schedule, _is, _Level, as_models
 from .schedule import EDM, Schedule
@@ -40,6 +42,7 @@ Float64 = NDArray[np.float64]
 _EPSILON = 1 << 63 | 0x6669 << 40  # the stream of ε in a fit
 _TIMES = _EPSILON | 1  # ... and of t
 _BLOCK = 256  # data whose rows are worked off together, draw after draw
+_BESIDE = 1 << 15, 1 << 24  # bytes of a batch that is worth waking a thread for, and not dear to keep beside another
 _APART = 1 << 32  # from the data of one process's loader to those of the next
 _CHECKPOINT_SECONDS = 2.0
 _LEAST_ALPHA = 1e-3  # bins, and times uniform in log-SNR, end at this σ/α = 10³ where a schedule goes on to α = 0
@@ -931,6 +934,10 @@ class _Run:
         self.position, self.cost, self.work = State(Position(), Cost(), work)
         self.checkpoint: Checkpoint | None = None
         self.kept: tuple[Any, Any] = None, None  # the ε of which pair
+        self.pool: _Pool | None = None
+        self.at_once = _core.Aside(at_once=True)
+        self.ahead = _core.Aside(at_once=False)  # beside the models: the next batch is noised
+        self.behind = _core.Aside(at_once=False)  # ... and the inner products of the last one are taken
 
     def resume(self, path: Any, together: Callable[[Callable[[], Any]], list[Any]]) -> None:
         """Goes on from the checkpoint if there is one."""
@@ -1008,12 +1015,20 @@ class _Run:
         first, b, statistics = block
         rows = self.sampler.rows(first, b)
         here = _Placed(rows, x0, self.models)
-        begin = statistics.rows
+        begin, end = statistics.rows, b * self.settings.draws
+        batches = [slice(low, min(low + self.batch_size, end)) for low in range(begin, end, self.batch_size)]
+        beside = here.on_host and _BESIDE[0] <= self.batch_size * x0[:1].nbytes <= _BESIDE[1]
+        noised: _Noised | None = None
+        following: _Noised | None = None
         try:
-            for low in range(begin, b * self.settings.draws, self.batch_size):
-                high = min(low + self.batch_size, b * self.settings.draws)
-                self._batch(_taken(x0, low, high, b), rows, here, slice(low, high), b, statistics)
-                progress.advance(high - low)
+            for i, at in enumerate(batches):
+                noised, following = following or self._noised(x0, here, at, b, self.at_once), None
+                self.ahead.wait()
+                if beside and i + 1 < len(batches):
+                    following = self._noised(x0, here, batches[i + 1], b, self.ahead)
+                self._batch(noised, rows, here, at, statistics, beside)
+                noised = None  # its memory is written to again
+                progress.advance(at.stop - at.start)
                 if self.checkpoint is not None and time.monotonic() - self.last >= _CHECKPOINT_SECONDS:
                     statistics._fold()
                     self._save()
@@ -1025,20 +1040,32 @@ class _Run:
                 f"t = {rows.t[error.row]:.6g} (row {row} of batch {batch} of the block of data from datum {first} on)"
             ) from None
 
-    def _batch(self, x0: Any, rows: _Rows, here: _Placed, at: slice, b: int, statistics: Statistics) -> None:
-        epsilon = self._noise(x0, here, at, b)
-        x = ops.combine([x0, epsilon], here.noising[at])
-        target = epsilon if here.target is None else ops.combine([x0, epsilon], here.target[at])
+    def _batch(
+        self, noised: _Noised, rows: _Rows, here: _Placed, at: slice, statistics: Statistics, beside: bool
+    ) -> None:
+        x, target = noised.x, noised.target
         if self.settings.targets == "posterior":
-            target = _posterior_target(self.source.data, x0, epsilon, target, rows, at)
+            target = _posterior_target(self.source.data, noised.x0, noised.epsilon, target, rows, at)
         u = [ask(x, at) for ask in here.questions]
+        behind = self.behind if beside and _nobody_else_holds(u) else None
         shift = None if here.shift is None else here.shift[at]
         if shift is not None:
             u.append(x)
-        statistics._add([*u, target], here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at])
+        u.append(target)
+        statistics._add(u, here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at], behind)
         self.cost = self.cost.plus(Cost(len(self.models), at.stop - at.start))
 
-    def _noise(self, x0: Any, here: _Placed, at: slice, b: int) -> Any:
+    def _noised(self, data: Any, here: _Placed, at: slice, b: int, aside: _core.Aside) -> _Noised:
+        """A batch as models get it, filled after ``aside.wait()``."""
+        x0 = _taken(data, at.start, at.stop, b)
+        epsilon = self._noise(x0, here, at, b, aside)
+        x = aside.combine([x0, epsilon], here.noising[at], self._room(x0))
+        target = epsilon
+        if here.target is not None:
+            target = aside.combine([x0, epsilon], here.target[at], self._room(x0))
+        return _Noised(x0, epsilon, x, target)
+
+    def _noise(self, x0: Any, here: _Placed, at: slice, b: int, aside: _core.Aside) -> Any:
         """ε of these rows: never stored on a GPU, where making it again costs nothing.
 
         On the host that takes several times as long as reading it, and it is wanted four times: in x and in the sums,
@@ -1051,8 +1078,14 @@ class _Run:
         pair = (int(here.ids[at.start]), at.stop - at.start)
         if self.kept[0] != pair:
             self.kept = pair, None
-            self.kept = pair, noise.like(x0)
+            self.kept = pair, aside.noise_like(noise, x0, self._room(x0))
         return self.kept[1]
+
+    def _room(self, x0: Any) -> Any:
+        """An array like x0 that nobody holds any more, or None."""
+        if self.pool is None or not self.pool.has_like(x0):
+            self.pool = _Pool(x0)
+        return self.pool.take()
 
     def _empty(self) -> Statistics:
         return Statistics(self.settings.k, len(self.settings.edges) - 1)
@@ -1082,6 +1115,26 @@ class _Run:
             position = position._replace(open=position.open[1:])
         self.checkpoint.save(State(position, self._cost_now(), self.work))
         self.last = time.monotonic()
+
+
+class _Noised(NamedTuple):
+    """A batch as the models get it."""
+
+    x0: Any
+    epsilon: Any  # an array or a `Noise`
+    x: Any
+    target: Any
+
+
+def _nobody_else_holds(arrays: list[Any]) -> bool:
+    """Are these the only references to arrays with memory of their own? It may be read later then."""
+    return all(sys.getrefcount(array) <= 3 and _owns_memory(array) for array in arrays)
+
+
+def _owns_memory(array: Any) -> bool:
+    if isinstance(array, np.ndarray):
+        return array.base is None and array.flags.owndata
+    return _is_torch(array) and _sole_owner(array) and array.untyped_storage().resizable()  # not that of an ndarray
 
 
 class _Placed:

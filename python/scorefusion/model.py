@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import _namespace
 from ._slices import Slices
@@ -29,6 +30,8 @@ from .reference import normal
 from .schedule import Discrete, Schedule
 
 __all__ = ["Fusion", "Linear", "Model", "ModelCheck", "as_models", "check", "guided"]
+
+Float64 = NDArray[np.float64]
 
 KINDS = ("score", "epsilon", "x0", "v", "flow")
 _SLACK = 1e-6  # of t_max: how far beyond its range a t may lie, as float32 rounds it
@@ -236,9 +239,9 @@ class Model:
             raise ValueError(f"{self._name} predicts {self.predicts}, from which {wanted} does not follow at α = 0")
         return _Reading(own.t, scale, a, b)
 
-    def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, list[Any]]]:
-        """The models that have functions, each with its weight at every one of the levels, a float or ``(B,)``."""
-        return [(self, [1.0] * len(levels.t))]
+    def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, Float64]]:
+        """The models that have functions, each with its weights at all levels, ``(levels,)`` or ``(levels, B)``."""
+        return [(self, np.ones(len(levels.t)))]
 
     def _call(self, x: Any, t: Any) -> Any:
         """What fn returns at t, a float or ``(B,)``."""
@@ -262,8 +265,9 @@ class Model:
     def _ask(self, x: Any, theirs: Any, times: Any, kind: Any = None) -> Any:
         """What fn returns, as an array of x's framework; checked. `kind` is that of x, where it is known."""
         out = self.fn(theirs, times if self.time is None else self.time(times))
-        if type(out) is type(x) and _kind(out) == (kind or _kind(x)):
-            return out
+        shape, dtype, device = kind or _kind(x)
+        if type(out) is type(x) and out.shape == shape and out.dtype == dtype and (not device or out.device == device):
+            return out  # the usual case, in which every call counts
         if not _namespace.is_array(out):
             raise TypeError(
                 f"{self._name} must return an array like x, {tuple(x.shape)}; it returned {_described(out)}"
@@ -355,17 +359,17 @@ class Fusion(Model):
             b = b + _like_level(rest, level) * _from_epsilon(0.0, 0.0, wanted, level)[1]
         return Linear(tuple(out), tuple(a), b)
 
-    def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, list[Any]]]:
+    def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, Float64]]:
         if callable(self.weights):
             each = [self._weights_at(_Level(levels.schedule, float(t)), B) for t in levels.t]
-            columns = [list(column) for column in zip(*each, strict=True)]
+            columns = [_table(column) for column in zip(*each, strict=True)]
         else:
-            columns = [[float(weight)] * len(levels.t) for weight in self.weights]
+            columns = [np.full(len(levels.t), float(weight)) for weight in self.weights]
         leaves = []
         for model, weights in zip(self.models, columns, strict=True):
-            if not all(_is(weight, 0) for weight in weights):
+            if weights.any():
                 for leaf, share in model._leaves(levels, B):
-                    leaves.append((leaf, [w * v for w, v in zip(weights, share, strict=True)]))
+                    leaves.append((leaf, _outer(np.multiply, weights, share)))
         return leaves
 
     def _reading(self, level: _Level, wanted: str) -> _Reading:
@@ -588,6 +592,21 @@ def _kind(array: Any) -> tuple[Any, Any, Any]:
         return array.shape, array.dtype, None
 
 
+def _table(weights: Sequence[Any]) -> Float64:
+    """``(levels,)`` of a number at each level, or ``(levels, B)`` where a level has those of its samples."""
+    if not any(map(_namespace.is_array, weights)):
+        return np.array(weights, np.float64)
+    return np.stack(np.broadcast_arrays(*weights))
+
+
+def _outer(f: Any, a: Float64, b: Float64) -> Float64:
+    """f of two tables ``(levels,)`` or ``(levels, B)``."""
+    if a.ndim != b.ndim:
+        a, b = (v[:, None] if v.ndim == 1 else v for v in (a, b))
+    table: Float64 = f(a, b)
+    return table
+
+
 def _like_level(values: Any, level: _Level) -> Any:
     """Numbers of the host, one a sample, where the level's t lies."""
     if np.ndim(values) == 0 or not _namespace.is_array(level.t) or isinstance(level.t, np.ndarray):
@@ -752,6 +771,10 @@ def check(model: Any, data: Any, *, schedule: Schedule | None = None, seed: int 
     best = min(residuals, key=lambda reading: residuals[reading])
     if not _clearly_better(losses[best], losses[declared]):
         best = declared
+    else:  # of readings that are as good the one that changes least: of data from N(0, 1) the best v is 0, at any t
+        alike = [reading for reading in residuals if not _clearly_better(losses[best], losses[reading])]
+        changed = {reading: sum(a != b for a, b in zip(reading, declared, strict=True)) for reading in alike}
+        best = min(alike, key=lambda reading: (changed[reading], residuals[reading]))
     return ModelCheck(
         ok=best == declared and residuals[declared] < 0.5 * math.exp(float(np.mean(nothing))),
         predicts=best[0],

@@ -114,7 +114,7 @@ def sample_product(
         scale: the width of the data, roughly (their standard deviation). Results do not depend on it in the limit of
             many steps.
         like: an array whose framework, device and dtype the particles have; float32 NumPy if None.
-        times: "uniform", "logsnr", "karras", or decreasing times, as in `sample`.
+        times: "uniform", "logsnr", "karras", "signal", or decreasing times, as in `sample`.
         first_sample: the number of the first particle, a multiple of the size of a group: groups that are drawn apart
             have the bits that they have together.
         schedule: that of x and t, by default the models' common one.

@@ -51,8 +51,9 @@ def sample(
         steps: how many; the model is called once in each, twice by Heun's method and the predictor–corrector.
         like: an array whose framework, device and dtype the samples have; float32 NumPy if None. In float16 or
             bfloat16 the model is given and samples are returned in that, but the state between is float32.
-        times: "uniform" in t, "logsnr" uniform in the log-SNR, "karras" uniform in ρ^(1/7), or decreasing times, both
-            ends included; a last time of 0, if there is no noise at 0, returns x̂₀.
+        times: "uniform" in t, "logsnr" uniform in the log-SNR, "karras" uniform in ρ^(1/7), "signal" between
+            uniform in the log-SNR and in 1/(1 + ρ²), where scores of data of unit scale change; or decreasing times,
+            both ends included; a last time of 0, if there is no noise at 0, returns x̂₀.
         start: (x, t), to begin elsewhere than from noise at t_max: from an image noised to t, or from where a run was.
         first_sample: the index of the first sample, or ``(B,)`` int64, one for each.
         first_step: the step that `start` is at. With the times, steps and seed of a run that was interrupted it goes on

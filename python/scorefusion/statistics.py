@@ -169,6 +169,7 @@ class Statistics:
         none = np.zeros(0, np.int64)
         # One attribute, so that Ctrl-C finds the rows either waiting or counted, and never both.
         self._state = _State(Nodes(none, none, np.zeros((0, self.bins, self._width))), [])
+        self._aside: Any = None  # what fills those inner products that are not there yet
 
     def add(
         self,
@@ -204,9 +205,20 @@ class Statistics:
                 raise ValueError(f"{name} must be a number or ({B},), got shape {shape}")
         self._add([*scores, noise], sigma, None, datum, bin, weight)
 
-    def _add(self, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, bin: Int64, weight: Any) -> None:
-        """Counts w ‖Σ_i λ_i (scale_i u_i + shift_i x) + ε‖², unchecked; u = (u_0, …, x if there is a shift, ε)."""
-        G = engine(u).gram([v.detach() if getattr(v, "requires_grad", False) else v for v in u])
+    def _add(
+        self, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, bin: Int64, weight: Any, aside: Any = None
+    ) -> None:
+        """Counts w ‖Σ_i λ_i (scale_i u_i + shift_i x) + ε‖², unchecked; u = (u_0, …, x if there is a shift, ε).
+
+        `aside`: by which inner products are taken while the caller goes on; nobody may write to u then.
+        """
+        u = [v.detach() if getattr(v, "requires_grad", False) else v for v in u]
+        if aside is None:
+            G = engine(u).gram(u)
+        else:
+            aside.wait()
+            G = aside.gram(u)
+            self._aside = aside
         rows = self._waiting + len(datum)
         self._state.pending.append(_Batch(G, scale, shift, datum, bin, weight, rows))
         if rows * (self.k + 1) ** 2 > _PENDING:
@@ -291,6 +303,9 @@ class Statistics:
         nodes, pending = self._state
         if not self._waiting:
             return nodes
+        if self._aside is not None:
+            self._aside.wait()
+            self._aside = None
         first = int(nodes.sums[..., -1].sum())
         datum = np.concatenate([batch.datum for batch in pending])
         bin = np.concatenate([batch.bin for batch in pending])
