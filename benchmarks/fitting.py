@@ -145,7 +145,7 @@ def sgd(data: Array, seed: int) -> Iterator[tuple[float, Array, int, float]]:
             yield (step + 1) / steps, descent.weights, (step + 1) * len(MODELS), time.perf_counter() - begin
 
 
-def cheap(seeds: int, n: int = 1024, truth: int = 1024) -> Iterator[Result]:
+def cheap(seeds: int, n: int = 1024, truth: int = 2048) -> Iterator[Result]:
     """The excess loss (L − L*) / (L(uniform) − L*), L by very many draws: its median over data sets, at equal numbers
     of evaluations; then what it takes to come that near."""
     columns = ("seconds", "model calls", EXCESS)
