@@ -36,6 +36,7 @@ SUITES = {
 SAMPLES, STEPS = 512, 30
 DRAWS = 8  # of (t, ε) for each image of the pool
 BATCH = 256
+BASELINES = {64: 8, 256: 4, 1024: 4}  # targets of each size that networks are trained on
 
 
 def shares_of(names: tuple[str, ...]) -> np.ndarray:
@@ -153,21 +154,55 @@ def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: in
     return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
 
 
-def exact(
-    names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPLES, steps: int = STEPS
-) -> dict[str, Any]:
-    """The barycenter, in four populations; the weighted share, with its error from the effective sample size."""
-    begin, models = time.perf_counter(), [digits.auxiliary(name) for name in names]
-    particles = sf.sample_product(
-        models, weights, (samples, *digits.EVENT), steps=steps, seed=1, groups=4, like=torch.zeros(1)
-    )
-    x = particles.sample(samples)
-    h, (a, b) = float(digits.sevens(x).mean()), digits._classifier()[1]
+def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int, folder: Path) -> dict[str, Any]:
+    """The barycenter by weighted particles, never resampled: what weights make of the share, and at which noise levels.
+
+    `log_odds` of a step: what the weights of all steps before it add to the log-odds of sevens.
+    """
+    begin, models, traces, ends = time.perf_counter(), [digits.auxiliary(name) for name in names], [], []
+    for b in range(0, samples, SAMPLES):
+        path = folder / f"exact_{names[0]}_{weights[-1]}_{steps}_{b}.npz"
+        if not path.exists():
+            trace: list[Any] = []
+            particles = sf.sample_product(
+                models,
+                weights,
+                (SAMPLES, *digits.EVENT),
+                steps=steps,
+                seed=1,
+                resample_below=0,
+                like=torch.zeros(1),
+                first_sample=b,
+                callback=lambda *at, trace=trace: trace.append(np.array(at[3])),
+            )
+            trace.append(np.array(particles.log_weight))
+            np.savez(path, trace=trace, seven=digits.sevens(particles.x), log_z=particles.log_z)
+        with np.load(path) as file:
+            traces.append(file["trace"])
+            ends.append((file["seven"], file["trace"][-1] + file["log_z"]))
+    seven, log_weight = (np.concatenate(each) for each in zip(*ends, strict=True))
+    w = np.exp(log_weight - log_weight.max())
+    w /= w.sum()
+    (a, b), plain, h = digits._classifier()[1], float(seven.mean()), float(w @ seven)
+
+    def gained(log_weight: np.ndarray, seven: np.ndarray) -> np.ndarray:  # (steps + 1, B), (B,) -> (steps + 1,)
+        of_seven, of_nine = (np.exp(log_weight[:, which]).mean(axis=1) for which in (seven, ~seven))
+        return np.log(of_seven / of_nine)
+
+    by_part = [gained(trace, part) for trace, (part, _) in zip(traces, ends, strict=True)]
+    schedule = digits.SCHEDULE
+    logsnr = np.linspace(float(schedule.logsnr(schedule.t_max)), float(schedule.logsnr(schedule.t_min)), steps + 1)
+    shown = np.linspace(0, steps, 19).round().astype(int)
     return {
         "share": (h - b) / (a - b),
-        "error": (h * (1 - h) / min(particles.ess, samples)) ** 0.5 / (a - b),
-        "ess": float(particles.ess),
+        "error": float(np.sqrt((w**2) @ (seven - h) ** 2)) / (a - b),
+        "unweighted_share": (plain - b) / (a - b),
+        "unweighted_error": (plain * (1 - plain) / samples) ** 0.5 / (a - b),
+        "ess": float(1 / (w**2).sum()),
+        "logsnr": logsnr[shown].round(3).tolist(),
+        "log_odds": np.mean(by_part, axis=0)[shown].tolist(),
         "samples": samples,
+        "steps": steps,
         "evaluations_per_sample": steps * len(models),
         "seconds": time.perf_counter() - begin,
     }
@@ -206,19 +241,41 @@ class Few(train.Data):
         return self.x[self.random.integers(0, len(self.x), B)]
 
 
-def alone(n: int, steps: int, rate: float, start: str | None, folder: Path) -> dict[str, Any]:
-    """A network trained on n data, from nothing or from an auxiliary."""
-    torch.manual_seed(0)
+def held_out(n: int, seed: int, m: int = 256) -> np.ndarray:
+    """m images, 60 % of them sevens, which are neither in the stratified target nor known to a network."""
+    random = np.random.default_rng([seed, n, True])  # as `digits.target` draws: what follows in its order
+    count, more = round(digits.TARGET * n), round(digits.TARGET * m)
+    shares = ((count, more), (n - count, m - more))
+    parts = [random.permutation(each)[first:][:of] for each, (first, of) in zip(digits.images(False), shares, strict=True)]
+    return np.concatenate(parts)
+
+
+def from_each_to_nearest(x: Any, of: np.ndarray) -> float:
+    """The mean distance from samples to the nearest of the data."""
+    return float(torch.cdist(torch.as_tensor(x).flatten(1), torch.from_numpy(of).flatten(1)).min(dim=1).values.mean())
+
+
+def alone(n: int, seed: int, steps: int, rate: float, start: str | None, folder: Path) -> dict[str, Any]:
+    """A network trained on one target alone, from nothing or from an auxiliary.
+
+    `loss` is that of the published fit, of data it has not seen; `near` compares how far its samples are from what it
+    learned from with how far new images are: near 0, it draws what it has seen.
+    """
+    torch.manual_seed(seed)
     network = digits.UNet()
     if start is not None:
         digits.read_network(digits.FOLDER / "weights" / f"{start}.npz", network)
         network.train().requires_grad_(True)
-    name = f"{start or 'scratch'}_{n}"
-    job = train.Job(name, digits.TARGET, steps, rate, 0, start)
-    average, said = train.training(job, Few(digits.target(n, 0), 0), network, folder / f"{name}.state")
-    average.eval().requires_grad_(False)
-    found = counted(lambda: drawn(digits.model(average), "dpm++2m-sde"), STEPS)
-    return {**found, "training": said, "steps": steps}
+    name = f"{start or 'scratch'}_{n}_{seed}"
+    data, others = digits.target(n, seed), held_out(n, seed)
+    job = train.Job(name, digits.TARGET, steps, rate, seed, start)
+    average, said = train.training(job, Few(data, seed), network, folder / f"{name}.state")
+    digits.write_network(folder / f"{name}.npz", average, said)
+    model, samples = digits.model(average.eval().requires_grad_(False)), []
+    found = counted(lambda: samples.append(drawn(model, "dpm++2m-sde")) or samples[0], STEPS)
+    near = from_each_to_nearest(samples[0], data) / from_each_to_nearest(others, data)
+    loss = sf.fit([model], torch.from_numpy(others), draws=8, progress=False).loss
+    return {**found, "near": near, "loss": loss, "training": said}
 
 
 def fit_of(names: tuple[str, ...], n: int, seed: int = 0) -> dict[str, Any]:
@@ -255,16 +312,18 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     found["learning warm pair"] = lambda: learning(
         warm, folder, four, {w: known()[f"warm pair, SDE, λ = {w}"]["share"] for w in (0.5, 0.6, 0.7)}
     )
-    found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
-    found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
-    found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
-    found["warm pair, exact, λ = 0.6, 120 steps"] = lambda: exact(warm, [0.4, 0.6], SAMPLES, 4 * STEPS)
+    for samples, steps in ((4 * SAMPLES, STEPS), (4 * SAMPLES, 100), (2 * SAMPLES, 300)):
+        found[f"warm pair, exact, λ = 0.6, {steps} steps"] = lambda m=samples, n=steps: exact(
+            warm, [0.4, 0.6], m, n, folder
+        )
     found["learning independent pair"] = lambda: learning(independent, folder)
     found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 2 * SAMPLES)
     found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")
     found["independent pair, SDE, λ = 0.6"] = lambda: fused(independent, [0.4, 0.6], "dpm++2m-sde")
-    found["tuned, n = 1024"] = lambda: alone(1024, 200, 2e-4, "warm_70", folder)
-    found["scratch, n = 1024"] = lambda: alone(1024, 500, 1e-3, None, folder)
+    for n, targets in BASELINES.items():
+        for name, *how in (("scratch", 500, 1e-3, None), ("tuned", 200, 2e-4, "warm_70")):
+            for seed in range(targets):
+                found[f"{name}, n = {n}, target {seed}"] = lambda n=n, s=seed, h=how: alone(n, s, *h, folder)
     return found
 
 
