@@ -246,7 +246,9 @@ def held_out(n: int, seed: int, m: int = 256) -> np.ndarray:
     random = np.random.default_rng([seed, n, True])  # as `digits.target` draws: what follows in its order
     count, more = round(digits.TARGET * n), round(digits.TARGET * m)
     shares = ((count, more), (n - count, m - more))
-    parts = [random.permutation(each)[first:][:of] for each, (first, of) in zip(digits.images(False), shares, strict=True)]
+    parts = [
+        random.permutation(each)[first:][:of] for each, (first, of) in zip(digits.images(False), shares, strict=True)
+    ]
     return np.concatenate(parts)
 
 
@@ -264,13 +266,13 @@ def alone(n: int, seed: int, steps: int, rate: float, start: str | None, folder:
     torch.manual_seed(seed)
     network = digits.UNet()
     if start is not None:
-        digits.read_network(digits.FOLDER / "weights" / f"{start}.npz", network)
+        digits.read_network(digits.FOLDER / "weights" / f"{start}.safetensors", network)
         network.train().requires_grad_(True)
     name = f"{start or 'scratch'}_{n}_{seed}"
     data, others = digits.target(n, seed), held_out(n, seed)
     job = train.Job(name, digits.TARGET, steps, rate, seed, start)
     average, said = train.training(job, Few(data, seed), network, folder / f"{name}.state")
-    digits.write_network(folder / f"{name}.npz", average, said)
+    digits.write_network(folder / f"{name}.safetensors", average, said)
     model, samples = digits.model(average.eval().requires_grad_(False)), []
     found = counted(lambda: samples.append(drawn(model, "dpm++2m-sde")) or samples[0], STEPS)
     near = from_each_to_nearest(samples[0], data) / from_each_to_nearest(others, data)
