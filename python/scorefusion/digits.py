@@ -198,12 +198,11 @@ def read_network(path: Path, network: nn.Module) -> dict[str, Any]:
 
 
 def model(network: nn.Module) -> Model:
-    """The network as a `Model` of v."""
+    """The network as a `Model` of v. Its parameters are not learned any more; derivatives in x are there for the flow."""
 
     def v(x: Tensor, t: Tensor) -> Tensor:
         parts = zip(torch.split(x, _ROWS), torch.split(SCHEDULE.logsnr(t).to(x.dtype), _ROWS), strict=True)
-        with torch.no_grad():
-            return torch.cat([network(*part) for part in parts])
+        return torch.cat([network(*part) for part in parts])
 
     return Model(v, "v", SCHEDULE)
 
