@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 import train
 
@@ -72,16 +73,13 @@ def learning(
     names: tuple[str, ...],
     folder: Path,
     among: tuple[str, ...] | None = None,
-    curve: dict[float, float] | None = None,
+    drawn_at: Callable[[float], float] | None = None,
 ) -> dict[str, Any]:
     """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens.
 
-    `among`: what was gathered. `curve`: the shares drawn by λ of the last model; log-odds are taken as linear in it.
+    `among`: what was gathered. `drawn_at`: the share that the fused model draws, by λ of the last model.
     """
     among = among or names
-    if curve is not None:
-        drawn_shares = np.array(list(curve.values()))
-        line = np.polyfit(list(curve), np.log(drawn_shares / (1 - drawn_shares)), 1)
     learned, (data, sevens) = gathered(among, folder), pool()
     members = [among.index(name) for name in names]
     sums, share = learned.statistics.per_group()[0], shares_of(names)
@@ -107,8 +105,8 @@ def learning(
                     "barycenter_share": product.mean(),
                     "barycenter_share_off": np.abs(product - digits.TARGET).mean(),
                 }
-                if curve is not None:
-                    samples = 1 / (1 + np.exp(-np.polyval(line, w[:, -1])))
+                if drawn_at is not None:
+                    samples = np.array([drawn_at(each) for each in w[:, -1]])
                     off = np.abs(samples - digits.TARGET)
                     found[key] |= {"drawn_share": samples.mean(), "drawn_share_off": off.mean()}
                     found[key] |= {"first_eight": {"weights": w[:8, -1].tolist(), "drawn_share": samples[:8].tolist()}}
@@ -304,6 +302,26 @@ def alone(n: int, seed: int, steps: int, rate: float, start: str | None, folder:
     return {**found, "near": near, "loss": loss, "training": said}
 
 
+def cost() -> dict[str, Any]:
+    """Seconds of one core: an evaluation among 256, a training step of 64. Processor time, whatever else runs."""
+    network, random = digits.UNet(), np.random.default_rng(0)
+    digits.read_network(digits.FOLDER / "weights" / "pooled.safetensors", network)
+    model, x = digits.model(network), torch.from_numpy(digits.target(BATCH, 0))
+
+    def least(work: Callable[[], Any]) -> float:  # what others take from the caches is not its cost
+        found = []
+        for _ in range(5):
+            begin = time.process_time()
+            work()
+            found.append(time.process_time() - begin)
+        return min(found)
+
+    evaluation = least(lambda: model.v(x, 0.5)) / BATCH
+    network.train().requires_grad_(True)
+    step = least(lambda: train.loss(network, x[:64], random).backward())
+    return {"evaluations_per_second": 1 / evaluation, "training_step_of_64": step}
+
+
 def fit_of(names: tuple[str, ...], n: int, seed: int = 0) -> dict[str, Any]:
     """What a user's call says."""
     models, data = [digits.auxiliary(name) for name in names], torch.from_numpy(digits.target(n, seed))
@@ -325,19 +343,21 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     """All parts of the experiment, by name, in the order of their worth. `known`: what has been found."""
     warm, four, independent = SUITES.values()
     found: dict[str, Callable[[], Any]] = {}
+    found["cost"] = cost
     for name in four:
         found[f"auxiliary {name}"] = lambda name=name: counted(
             lambda: drawn(digits.auxiliary(name), "dpm++2m-sde"), STEPS
         )
     for last in (0.5, 0.6, 0.7):
         found[f"warm pair, SDE, λ = {last}"] = lambda w=last: fused(warm, [1 - w, w], "dpm++2m-sde", 4 * SAMPLES)
-    found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
+    for n in SIZES:
+        found[f"fit warm pair, n = {n}"] = lambda n=n: fit_of(warm, n)
     found["fit independent pair, n = 256"] = lambda: fit_of(independent, 256)
     for seed in range(BASELINES[64]):
         found[f"SGD warm pair, n = 64, target {seed}"] = lambda s=seed: descent(warm, 64, s)
     found["learning warm four"] = lambda: learning(four, folder)
     found["learning warm pair"] = lambda: learning(
-        warm, folder, four, {w: known()[f"warm pair, SDE, λ = {w}"]["share"] for w in (0.5, 0.6, 0.7)}
+        warm, folder, four, lambda weight: tables.drawn_share(known(), weight)
     )
     for samples, steps in ((4 * SAMPLES, STEPS), (2 * SAMPLES, 300)):
         found[f"warm pair, exact, λ = 0.6, {steps} steps"] = lambda m=samples, n=steps: exact(
