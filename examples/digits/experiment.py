@@ -191,11 +191,14 @@ def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int
     schedule = digits.SCHEDULE
     logsnr = np.linspace(float(schedule.logsnr(schedule.t_max)), float(schedule.logsnr(schedule.t_min)), steps + 1)
     shown = np.linspace(0, steps, 19).round().astype(int)
+    end = int(np.abs(logsnr - digits.WINDOW[1]).argmin())
+    early = float(np.mean([np.exp(trace[end]) @ part for trace, (part, _) in zip(traces, ends, strict=True)]))
     return {
         "share": (h - b) / (a - b),
         "error": float(np.sqrt((w**2) @ (seven - h) ** 2)) / (a - b),
         "unweighted_share": (plain - b) / (a - b),
         "unweighted_error": (plain * (1 - plain) / samples) ** 0.5 / (a - b),
+        "share_by_weights_of_window": (early - b) / (a - b),  # those that particles have at log-SNR −1
         "ess": float(1 / (w**2).sum()),
         "logsnr": logsnr[shown].round(3).tolist(),
         "log_odds": np.mean(by_part, axis=0)[shown].tolist(),
