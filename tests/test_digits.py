@@ -198,3 +198,13 @@ def test_the_script_that_trained_them_runs_and_goes_on(tmp_path):
     (tmp_path / "warm_30.safetensors").unlink()
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.startswith("warm_30: ")
+
+
+def test_the_readme_has_the_numbers_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "digits")
+    import tables
+
+    page, results = tables.README.read_text(), json.loads(tables.RESULTS.read_text())
+    assert tables.written(page, results) == page
+    with pytest.raises(ValueError, match="must have one <!-- learned -->"):
+        tables.written("", results)

@@ -325,6 +325,21 @@ def cost() -> dict[str, Any]:
     return {"evaluations_per_second": 1 / evaluation, "training_step_of_64": step}
 
 
+def losses(names: tuple[str, ...], n: int, seed: int) -> dict[str, float]:
+    """That of the published fit, of the data that `alone` judges its network by: fused, and each auxiliary."""
+    models = [digits.auxiliary(name) for name in names]
+    learned = sf.fit(models, torch.from_numpy(held_out(n, seed)), draws=8, progress=False)
+    each = {
+        f"the {name.split('_')[1]} % auxiliary": weights
+        for name, weights in zip(names, np.eye(len(names)), strict=True)
+    }
+    first_and_last = np.array([0.4, *[0] * (len(names) - 2), 0.6])
+    return {
+        "fused warm pair, λ = .6": learned.loss_at(first_and_last),
+        **{k: learned.loss_at(w) for k, w in each.items()},
+    }
+
+
 def fit_of(names: tuple[str, ...], n: int, seed: int = 0) -> dict[str, Any]:
     """What a user's call says."""
     models, data = [digits.auxiliary(name) for name in names], torch.from_numpy(digits.target(n, seed))
@@ -374,6 +389,8 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
         for name, *how in (("scratch", 500, 1e-3, None), ("tuned", 200, 2e-4, "warm_70")):
             for seed in range(targets):
                 found[f"{name}, n = {n}, target {seed}"] = lambda n=n, s=seed, h=how: alone(n, s, *h, folder)
+    for seed in range(4):
+        found[f"losses, n = 64, target {seed}"] = lambda s=seed: losses(four, 64, s)
     mixed: dict[str, Callable[[], Any]] = {
         **{name: lambda name=name: digits.auxiliary(name) for name in (*four, "pooled")},
         "warm pair, λ = 0.6": lambda: sf.Fusion([digits.auxiliary(name) for name in warm], [0.4, 0.6]),

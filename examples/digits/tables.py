@@ -1,4 +1,4 @@
-"""The tables of the README here, made of ``results.json``: each number in them is one of its.
+"""Writes the tables of the README here from ``results.json``: each number in them is one of its.
 
 python examples/digits/tables.py
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results.json"
+HERE = Path(__file__).parent
+README, RESULTS = HERE / "README.md", HERE / "results.json"
 TARGET = 0.6
 SIZES = (64, 256, 1024)
 ASKED = (0.11, 0.07, 0.05)  # |share − .60| at these
@@ -80,6 +81,21 @@ def intervals(results: Results) -> str:
     return table(["auxiliaries", "n", "log-SNR", "λ (95 %)", "", "evaluations of each network"], rows)
 
 
+def bins(results: Results) -> str:
+    """What tells two networks apart at a noise level, and the λ of the second that it alone would choose."""
+    pairs = [results[f"learning {suite}"]["bins"] for suite in ("warm pair", "independent pair")]
+    edges = pairs[0]["logsnr"]
+    rows = [
+        [
+            f"{edges[i]:.0f} to {edges[i + 1]:.0f}".replace("-", "−"),
+            *(cell for each in pairs for cell in (f"{each['distance'][i]:.2f}", f"{100 * each['signal'][i]:.1f} %")),
+            *(number(each["weights"][i][1], 2) for each in pairs),
+        ]
+        for i in range(0, len(edges) - 1, 2)
+    ]
+    return table(["log-SNR", "warm: E‖r₁ − r₀‖²", "signal", "independent", "signal", "λ, warm", "independent"], rows)
+
+
 def samples(results: Results) -> str:
     """The share of sevens in what each model draws."""
     names = {
@@ -99,6 +115,28 @@ def samples(results: Results) -> str:
         if (found := results.get(name))
     ]
     return table(["model", "share of sevens", "samples", "evaluations of networks for each"], rows)
+
+
+def gains(results: Results) -> str:
+    """What the barycenter's weights, from the beginning to a noise level, add to the log-odds of sevens."""
+    runs = {
+        steps: found
+        for steps in (30, 100, 300)
+        if (found := results.get(f"warm pair, exact, λ = 0.6, {steps} steps")) is not None
+    }
+    rows = [
+        [
+            f"{steps} ({found['samples']})",
+            with_error(found["unweighted_share"], found["unweighted_error"]),
+            *(number(found["log_odds"][round(18 * (ell + 9) / 18)], 2) for ell in (-3, -1, 1, 3, 6, 9)),
+            number(found["share_by_weights_of_window"]),
+            with_error(found["share"], found["error"]),
+            f"{found['ess'] / found['samples']:.2f}",
+        ]
+        for steps, found in runs.items()
+    ]
+    head = ["steps (particles)", "share without weights", "log-odds gained to −3", "−1", "1", "3", "6", "9"]
+    return table([*head, "share by weights to −1", "by all weights", "ESS/particles"], rows)
 
 
 def misses(results: Results) -> str:
@@ -153,7 +191,7 @@ def likelihoods(results: Results) -> str:
 
 
 def trained(results: Results) -> str:
-    """Networks that were trained on n data: their share, their loss on new data, and what they draw."""
+    """Networks that were trained on n data: their share, their loss on new data, and how near to the data they draw."""
     rows = []
     for kind, title in (("scratch", "from nothing"), ("tuned", "from the 70 % auxiliary")):
         for n in SIZES:
@@ -161,16 +199,22 @@ def trained(results: Results) -> str:
                 shares, near, loss = ([each[key] for each in found] for key in ("share", "near", "loss"))
                 spread = f"{number(min(shares))} to {number(max(shares))}" if len(shares) > 1 else number(shares[0])
                 cells = [spread, f"{statistics.mean(loss):.1f}", f"{statistics.mean(near):.2f}"]
-                rows.append([title, str(n), str(len(found)), *cells])
-    return table(["trained", "n", "targets", "shares of sevens", "loss on new images", "distance"], rows)
+                rows.append([f"{title}, n = {n}", str(len(found)), *cells])
+    losses = targets(results, "losses", 64)
+    for name in losses[0] if losses else ():
+        rows.append([name, str(len(losses)), "", f"{statistics.mean(each[name] for each in losses):.1f}", ""])
+    return table(["network", "targets", "shares of sevens", "loss on new images", "distance"], rows)
 
 
-def all_tables() -> Iterator[tuple[str, str]]:
-    results = json.loads(RESULTS.read_text())
-    for made in (learned, intervals, samples, misses, trained, likelihoods):
-        yield made.__name__, made(results)
+def written(page: str, results: Results) -> str:
+    """The page with its tables, each of which stands after a comment with its name, as the results are."""
+    for made in (learned, intervals, bins, samples, gains, misses, trained, likelihoods):
+        rows, mark = made(results), f"<!-- {made.__name__} -->\n\n"
+        page, found = re.subn(re.escape(mark) + r"(\|.*\n)*", lambda _, text=mark + rows + "\n": text, page)
+        if found != 1:
+            raise ValueError(f"the page must have one {mark.strip()}, got {found}")
+    return page
 
 
 if __name__ == "__main__":
-    for name, made in all_tables():
-        print(f"{name}\n\n{made}\n")
+    README.write_text(written(README.read_text(), json.loads(RESULTS.read_text())))
