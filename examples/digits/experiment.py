@@ -155,9 +155,9 @@ def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: in
 def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int, folder: Path) -> dict[str, Any]:
     """The barycenter by weighted particles, never resampled: what weights make of the share, and at which noise levels.
 
-    `log_odds` of a step: what the weights of all steps before it add to the log-odds of sevens.
+    `log_odds` at a log-SNR: what the weights of all steps up to it add to the log-odds of sevens.
     """
-    begin, models, traces, ends = time.perf_counter(), [digits.auxiliary(name) for name in names], [], []
+    models, traces, ends = [digits.auxiliary(name) for name in names], [], []
     for b in range(0, samples, SAMPLES):
         path = folder / f"exact_{names[0]}_{weights[-1]}_{steps}_{b}.npz"
         if not path.exists():
@@ -190,7 +190,7 @@ def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int
     by_part = [gained(trace, part) for trace, (part, _) in zip(traces, ends, strict=True)]
     schedule = digits.SCHEDULE
     logsnr = np.linspace(float(schedule.logsnr(schedule.t_max)), float(schedule.logsnr(schedule.t_min)), steps + 1)
-    shown = np.linspace(0, steps, 19).round().astype(int)
+    levels = np.arange(-9, 10)
     end = int(np.abs(logsnr - digits.WINDOW[1]).argmin())
     early = float(np.mean([np.exp(trace[end]) @ part for trace, (part, _) in zip(traces, ends, strict=True)]))
     return {
@@ -200,8 +200,8 @@ def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int
         "unweighted_error": (plain * (1 - plain) / samples) ** 0.5 / (a - b),
         "share_by_weights_of_window": (early - b) / (a - b),  # those that particles have at log-SNR −1
         "ess": float(1 / (w**2).sum()),
-        "logsnr": logsnr[shown].round(3).tolist(),
-        "log_odds": np.mean(by_part, axis=0)[shown].tolist(),
+        "logsnr": levels.tolist(),
+        "log_odds": np.interp(levels, logsnr, np.mean(by_part, axis=0)).tolist(),
         "samples": samples,
         "steps": steps,
         "evaluations_per_sample": steps * len(models),
@@ -231,6 +231,26 @@ def kept(name: str, folder: Path) -> Any:
     network = digits.UNet()
     digits.read_network(folder / f"{name}.safetensors", network)
     return digits.model(network)
+
+
+def errors_by_digit(names: tuple[str, ...], images: int = 384) -> dict[str, Any]:
+    """E‖ε̂₁ − ε̂₀‖² of new sevens and nines by log-SNR, and what weights of the barycenter at λ = .6 make of it.
+
+    No sampler is in this: it is what weights add to the log-odds of sevens in as many steps as one likes, up to the
+    spread of weights within a digit.
+    """
+    models, distances = [digits.auxiliary(name) for name in names], []
+    for each in digits.images(learned=False):
+        found = sf.fit(models, torch.from_numpy(each[:images]), draws=16, bins=BINS, times="logsnr", progress=False)
+        total = found.statistics.total()
+        distances.append(quadratic(total, total[:, -1]).distances()[:, 0, -1])
+    sevens, nines = distances
+    return {
+        "sevens": sevens.tolist(),
+        "nines": nines.tolist(),
+        "log_odds": (0.5 * 0.4 * 0.6 * np.cumsum(nines - sevens) * 18 / BINS).tolist(),
+        "images": images,
+    }
 
 
 def descent(names: tuple[str, ...], n: int, target: int, epochs: int = 128, batch: int = 64) -> dict[str, Any]:
@@ -377,10 +397,11 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     found["learning warm pair"] = lambda: learning(
         warm, folder, four, lambda weight: tables.drawn_share(known(), weight)
     )
-    for samples, steps in ((4 * SAMPLES, STEPS), (2 * SAMPLES, 300)):
+    for samples, steps in ((4 * SAMPLES, STEPS), (SAMPLES, 300)):
         found[f"warm pair, exact, λ = 0.6, {steps} steps"] = lambda m=samples, n=steps: exact(
             warm, [0.4, 0.6], m, n, folder
         )
+    found["errors by digit"] = lambda: errors_by_digit(warm)
     found["learning independent pair"] = lambda: learning(independent, folder)
     found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 4 * SAMPLES)
     found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")

@@ -128,13 +128,16 @@ def gains(results: Results) -> str:
         [
             f"{steps} ({found['samples']})",
             with_error(found["unweighted_share"], found["unweighted_error"]),
-            *(number(found["log_odds"][round(18 * (ell + 9) / 18)], 2) for ell in (-3, -1, 1, 3, 6, 9)),
+            *(number(found["log_odds"][ell + 9], 2) for ell in (-3, -1, 1, 3, 6, 9)),
             number(found["share_by_weights_of_window"]),
             with_error(found["share"], found["error"]),
             f"{found['ess'] / found['samples']:.2f}",
         ]
         for steps, found in runs.items()
     ]
+    sampled = results["errors by digit"]
+    at = (number(sampled["log_odds"][ell + 8], 2) for ell in (-3, -1, 1, 3, 6, 9))
+    rows.append([f"no sampler, {2 * sampled['images']} new images", "", *at, "", "", ""])
     head = ["steps (particles)", "share without weights", "log-odds gained to −3", "−1", "1", "3", "6", "9"]
     return table([*head, "share by weights to −1", "by all weights", "ESS/particles"], rows)
 
