@@ -205,7 +205,6 @@ def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int
         "samples": samples,
         "steps": steps,
         "evaluations_per_sample": steps * len(models),
-        "seconds": time.perf_counter() - begin,
     }
 
 
