@@ -209,9 +209,30 @@ def trained(results: Results) -> str:
     return table(["network", "targets", "shares of sevens", "loss on new images", "distance"], rows)
 
 
+def costs(results: Results) -> str:
+    """Seconds of one core: what was called, times what a call takes."""
+    rate, step = results["cost"]["evaluations_per_second"], results["cost"]["training_step_of_64"]
+    rows = []
+    for n in SIZES:
+        if found := results.get(f"fit warm pair, n = {n}"):
+            evaluations = 2 * found["window"]["evaluations"]
+            rows.append([f"λ of the pair, {n} data", str(evaluations), f"{evaluations / rate:.1f}"])
+    for found in targets(results, "SGD warm pair", 64)[:1]:
+        rows.append(
+            ["λ by the published SGD, 64 data", str(2 * found["evaluations"]), f"{2 * found['evaluations'] / rate:.0f}"]
+        )
+    for kind, title in (("tuned", "tuning an auxiliary"), ("scratch", "training on the data alone")):
+        steps = targets(results, kind, 64)[0]["training"]["steps"]
+        rows.append([f"{title}, {steps} steps of 64", "", f"{steps * step:.0f}"])
+    for name, title in (("warm pair, SDE, λ = 0.6", "fused"), ("auxiliary warm_70", "of one network")):
+        evaluations = 256 * results[name]["evaluations_per_sample"]
+        rows.append([f"256 samples, {title}", str(evaluations), f"{evaluations / rate:.0f}"])
+    return table(["work", "evaluations of networks", "seconds of one core"], rows)
+
+
 def written(page: str, results: Results) -> str:
     """The page with its tables, each of which stands after a comment with its name, as the results are."""
-    for made in (learned, intervals, bins, samples, gains, misses, trained, likelihoods):
+    for made in (learned, intervals, bins, samples, gains, misses, trained, likelihoods, costs):
         rows, mark = made(results), f"<!-- {made.__name__} -->\n\n"
         page, found = re.subn(re.escape(mark) + r"(\|.*\n)*", lambda _, text=mark + rows + "\n": text, page)
         if found != 1:
