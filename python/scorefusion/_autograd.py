@@ -497,8 +497,9 @@ def _flattened(V: int, u: Sequence[Any], u_dims: Sequence[Any], c: Any, c_dim: A
     def each(v: Tensor, dim: Any) -> Tensor:  # (V, B, ...)
         return v.expand(V, *v.shape) if dim is None else v.movedim(dim, 0)
 
-    first = next(j for j, v in enumerate(u) if isinstance(v, Tensor))
-    B = each(u[first], u_dims[first]).shape[1]
+    one = _first(u)
+    first = next(j for j, v in enumerate(u) if v is one)
+    B = each(one, u_dims[first]).shape[1]
     flat = [
         each(v, d).flatten(0, 1) if isinstance(v, Tensor) else _repeated(v, V, B)
         for v, d in zip(u, u_dims, strict=True)
