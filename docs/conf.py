@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
-import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from docutils import nodes
@@ -15,9 +15,6 @@ from docutils.utils.math.latex2mathml import tex2mathml
 import scorefusion as sf
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import measured  # noqa: E402
 
 project = "scorefusion"
 author = "the scorefusion authors"
@@ -25,7 +22,6 @@ project_copyright = "2026, the scorefusion authors"
 version = release = sf.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_generated/*"]
 default_role = "py:obj"  # `combine` in a docstring
 html_theme = "furo"
 html_title = f"scorefusion {version}"
@@ -40,7 +36,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are kept as they ran, and the tests run them
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # arrays are Any to a type checker; docstrings say their shapes
+autodoc_typehints = "none"  # docstrings say what they are, and the shapes of arrays
 autodoc_preserve_defaults = True
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Fields", "params_style")]
@@ -50,20 +46,17 @@ _MADE_FOR_YOU = ("Fit", "TimeWeights", "Step", "Fused", "CompiledStep")  # not b
 _SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Fields:")
 
 
-def copy_what_lies_elsewhere(app: Any) -> None:
-    """Notebooks and measured tables, into the source: Sphinx reads no files but those below it."""
+def copy_notebooks(app: Any) -> None:
+    """Into the source: Sphinx reads no files but those below it."""
     shutil.rmtree(HERE / "notebooks", ignore_errors=True)
     shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    generated = HERE / "_generated"
-    generated.mkdir(exist_ok=True)
-    measured.write(HERE.parent / "benchmarks" / "results", generated)
 
 
 def fields_of(cls: type) -> list[str]:
     """The fields of a dataclass or NamedTuple and the comments beside them, as napoleon reads them."""
     if not (hasattr(cls, "__dataclass_fields__") or hasattr(cls, "_fields")):
         return []
-    found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", inspect.getsource(cls), flags=re.MULTILINE)
+    found = re.findall(r"^    (\w+): [^#\n]*(?:# (.*))?$", dedent(inspect.getsource(cls)), flags=re.MULTILINE)
     described = [(name, re.sub(_SHAPE, r"``\g<0>``", comment)) for name, comment in found]
     return ["Fields:", *(f"    {name}: {comment}" for name, comment in described)] if found else []
 
@@ -133,7 +126,7 @@ def display_math(writer: Any, node: Any) -> None:
 
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
-    app.connect("builder-inited", copy_what_lies_elsewhere)
+    app.connect("builder-inited", copy_notebooks)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", undo_type, priority=900)  # after it
     app.connect("autodoc-process-signature", signature)

@@ -15,6 +15,13 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed", exc_type
 transformers = pytest.importorskip("transformers", reason="transformers is not installed", exc_type=ImportError)
 
 WIDTH = 32  # of text embeddings
+_SMALL_UNET = {
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "sample_size": 8,
+    "attention_head_dim": 4,
+    "norm_num_groups": 4,
+}
 
 
 def seeded(make: Any) -> Any:
@@ -77,14 +84,9 @@ def vae(latent_channels: int = 4, **settings: Any) -> Any:
 @seeded
 def unet(**settings: Any) -> Any:
     return diffusers.UNet2DConditionModel(
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        sample_size=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **{"cross_attention_dim": WIDTH, **settings},
+        **{**_SMALL_UNET, "cross_attention_dim": WIDTH, **settings},
     )
 
 
@@ -103,13 +105,9 @@ def unet_xl() -> Any:
 @seeded
 def unet_ddpm() -> Any:
     return diffusers.UNet2DModel(
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        sample_size=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        norm_num_groups=4,
+        **_SMALL_UNET,
     )
 
 

@@ -170,10 +170,17 @@ def test_variances_may_stand_for_covariances():
         (lambda: gaussian_barycenter([1.0, -1.0], [0.0, 1.0], [1.0, 0.5]), "no finite integral"),
         (lambda: gaussian_barycenter([1.0], [0.0, 1.0], [1.0, 0.5]), r"weights must be \(2,\)"),
         (lambda: mixture().model(VP(), "noise"), "predicts must be one of"),
+        (lambda: mixture().model("vp"), "schedule must be a scorefusion.schedule.Schedule, got str"),
         (lambda: mixture().log_density(np.zeros((2, 2))), r"x must be \(B, 3\), got shape \(2, 2\)"),
         (lambda: mixture().sample(-1), "n must not be negative, got -1"),
     ],
 )
 def test_what_is_no_mixture_is_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+def test_it_says_what_it_is():
+    mixture = GaussianMixture([0.25, 0.75], [[-2.0], [2.0]], [0.1, 0.1])
+    assert repr(mixture) == "GaussianMixture(2 in 1 dimensions, weights=[0.25, 0.75])"
+    assert repr(mixture.model(VP())).startswith("Model(2 Gaussians in 1 d, predicts='score', schedule=VP(")

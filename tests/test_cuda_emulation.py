@@ -24,7 +24,8 @@ CPU = [CSRC / name for name in ("cpu/threads.cpp", "cpu/isa.cpp", "cpu/isa_basel
 ]
 LAUNCHERS = sorted(CSRC.rglob("*.cu"))
 
-EVERYWHERE = ["-std=c++20", "-g1", "-ffp-contract=off", "-Wall", "-Wextra"]
+ASKED_FOR = os.environ.get("CXXFLAGS", "").split()  # --coverage, for example
+EVERYWHERE = ["-std=c++20", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", *ASKED_FOR]
 CPU_FLAGS = ["-O2", "-fno-math-errno", "-fno-trapping-math", "-DSCOREFUSION_X86=0"]
 EMULATED_FLAGS = [
     "-Og",  # compiles in half the time of -O1 where sanitizers are on
@@ -52,6 +53,7 @@ def content_hash() -> str:
     """Of everything that goes into the programs."""
     state = hashlib.sha256(Path(__file__).read_bytes())
     state.update(subprocess.check_output([compiler(), "--version"]))
+    state.update(" ".join(ASKED_FOR).encode())
     for folder in (CSRC, EMULATION):
         for path in sorted(folder.rglob("*")):
             if path.suffix in {".h", ".inc", ".cpp", ".cu", ".cuh"} and "bindings" not in path.parts:
@@ -90,7 +92,7 @@ class Toolchain:
             objects = list(pool.map(lambda job: self.compile(*job), jobs))
         target = self.folder / f"{main}.{kind}"
         if not target.exists():
-            command = [compiler(), *SANITIZERS[kind], *map(str, objects), "-pthread", "-o", str(target)]
+            command = [compiler(), *ASKED_FOR, *SANITIZERS[kind], *map(str, objects), "-pthread", "-o", str(target)]
             subprocess.run(command, check=True)
         return target
 

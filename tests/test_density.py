@@ -57,6 +57,18 @@ def test_the_flow_does_not_pass_over_where_a_sample_chooses():
         assert np.abs(found.value - truth(LINE, x, schedule)).max() < 2e-3
 
 
+@pytest.mark.parametrize("name", ["torch", "jax"])
+def test_steps_are_chosen_for_each_sample_in_every_library(name):
+    """Some samples take a step that others have to take anew, shorter: rows are chosen in the library of x."""
+    pytest.importorskip(name)
+    home = framework(name, "cpu")
+    x = np.linspace(-5, 5, 21)[:, None]
+    model = LINE.model(VP())
+    found = sf.log_density(model, home.array(x, "float32"))
+    expected = sf.log_density(model, x.astype(np.float32))
+    np.testing.assert_allclose(home.numpy(found.value), expected.value, atol=1e-4)
+
+
 def test_a_smaller_tolerance_is_a_smaller_error():
     x = np.linspace(-4, 4, 41)[:, None]
     errors = []
@@ -352,6 +364,46 @@ def test_what_is_not_a_number_stays_where_it_is(method, bad):
     assert not found.value[1] > -1e3
 
 
+def test_a_model_of_nan_has_a_density_of_nan():
+    for method, settings in METHODS.items():
+        with np.errstate(all="ignore"):
+            found = sf.log_density(
+                sf.Model(lambda x, t: x * np.nan, "epsilon", VP()), POINTS, method=method, **settings
+            )
+        assert np.isnan(found.value).all()
+
+
+def test_any_number_of_models():
+    """More than one pass can read."""
+    x, model = PLANE.sample(3, seed=1), PLANE.model(VP())
+    fusion = sf.Fusion([PLANE.model(VP()) for _ in range(70)], [1 / 70] * 70)
+    few, many = (sf.log_density(m, x, method="formula", draws=2, nodes=4).value for m in (model, fusion))
+    np.testing.assert_allclose(many, few, rtol=1e-6)
+
+
+def test_hardly_any_levels_are_enough_for_a_gaussian():
+    """So few that there is no second one to tell its shape by."""
+    gaussian = GaussianMixture([1.0], [[0.5, -0.5]], [[0.3, 0.7]])
+    schedule = EDM(sigma_min=2.0, sigma_max=2.5)
+    x = gaussian.sample(5, seed=1)
+    found = sf.log_density(gaussian.model(schedule), x)
+    np.testing.assert_allclose(found.value, truth(gaussian, x, schedule), atol=1e-3)
+
+
+def test_where_there_is_no_noise_there_is_no_density():
+    schedule = EDM()
+    schedule.t_min = 0.0
+    with pytest.raises(ValueError, match="there is no noise at t = 0, and so no density: give the schedule a t_min"):
+        sf.log_density(PLANE.model(schedule), np.zeros((2, 2)))
+
+
+def test_a_fusion_knows_its_divergence_where_all_its_models_do():
+    wide = GaussianMixture([1.0], np.zeros((1, 65)), [0.5])
+    found = sf.log_density(sf.Fusion([wide.model(VP()), wide.model(VE())], [0.5, 0.5], VP()), np.zeros((1, 65)))
+    assert found.standard_error == 0
+    np.testing.assert_allclose(found.value, truth(wide, np.zeros((1, 65)), VP()), atol=0.05)
+
+
 def test_many_dimensions_use_probes():
     calls = []
     model = sf.Model(lambda x, t: calls.append(len(x)) or x * 0.5, "epsilon", VP())
@@ -473,6 +525,20 @@ def test_a_torch_network_trains_as_before():
         (lambda m, x: sf.log_density_difference(m, lambda x, t: x[:1], x), ValueError, "other must return the shape"),
         (lambda m, x: sf.classify([m, m], x, log_prior=[1.0]), ValueError, r"log_prior must be \(2,\) or \(2, 2\)"),
         (lambda m, x: sf.classify(m, x), ValueError, "models must be a list"),
+        (
+            lambda m, x: sf.log_density_difference(
+                sf.Model(m.fn, "score", EDM(0.1, 1.0)), sf.Model(m.fn, "score", VE(2.0, 50.0)), x, schedule=EDM()
+            ),
+            ValueError,
+            "the models have no noise levels in common",
+        ),
+        (
+            lambda m, x: sf.log_density(
+                sf.Model(lambda x, t: -x, "score", VP()), np.zeros((2, 65)), method="formula", reference="covariance"
+            ),
+            ValueError,
+            "reference='covariance' is for up to 64 dimensions, not 65",
+        ),
         (lambda m, x: sf.bits_per_dim(0.0, 0), ValueError, "dims must be at least 1"),
         (lambda m, x: sf.bits_per_dim(0.0, 2, scale=0.0), ValueError, "scale must be positive"),
     ],

@@ -295,6 +295,34 @@ def test_a_prior_pulls():
     assert (fit.with_prior([0.1, 0.9], 1.0).standard_error < fit.standard_error).all()
 
 
+def test_mixtures_that_are_the_same_are_said_to_be():
+    """The score of the Gaussian in the middle is the mean of those of the others."""
+    fit = learn([gaussian(m, 0.0).model(VP) for m in (-1.0, 1.0, 3.0)])
+    assert fit.duplicates == []
+    assert fit.condition_number > 1e6
+    assert "The data hardly tell some mixtures of the models apart" in str(fit)
+
+
+def test_few_data_pull_bins_to_the_common_weights():
+    curve = learn(data=TARGET.sample(10, seed=1)).per_time()
+    assert repr(curve) == "TimeWeights(bins=8, strength=1)"
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda fit: fit.interval(1.0), "level must be between 0 and 1, got 1.0"),
+        (lambda fit: fit.cross_validate(1), "folds must be from 2 to 64, the number of data .*, got 1"),
+        (lambda fit: fit.with_prior([0.5, 0.5], -1), "strength must not be negative, got -1"),
+        (lambda fit: fit.loss_at([1.0]), r"weights must be \(2,\), got shape \(1,\)"),
+        (lambda fit: fit.loss_at([1.0, 1.0]), r"weights must add up to 1, got \[1.0, 1.0\]"),
+    ],
+)
+def test_what_a_fit_cannot_say(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(learn())
+
+
 def test_duplicates_are_named_and_share():
     fit = learn([PAIR[0], PAIR[1], PAIR[0]])
     assert fit.duplicates == [(0, 2)]
@@ -540,6 +568,14 @@ def test_progress_is_shown_and_can_be_silenced(capsys, monkeypatch):
         ({"targets": "posterior", "data": [np.ones((3, 2))]}, ValueError, "needs all data at once"),
         ({"weighting": "snr"}, ValueError, "weighting must be"),
         ({"weighting": lambda t: -t}, ValueError, "weighting must be finite and not negative"),
+        (
+            {
+                "models": [sf.Model(abs, "score", sf.schedule.EDM(0.1, 1.0)), sf.Model(abs, "x0", sf.schedule.VE(2.0))],
+                "schedule": sf.schedule.EDM(),
+            },
+            ValueError,
+            "there is no noise level at which all models are defined, by EDM",
+        ),
         ({"t_range": (0.5, 0.1)}, ValueError, r"t_range must ascend within 0 to 1, got \(0.5, 0.1\)"),
         ({"t_range": (0.5, 2.0)}, ValueError, "t_range must ascend"),
         ({"t_range": (0.0, 0.1)}, ValueError, "t must begin where there is noise"),

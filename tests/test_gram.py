@@ -49,6 +49,14 @@ def test_every_layout_is_read_rightly(home, layout):
     checks.gram(home, [*laid_out(home, layout), sf.Noise(1)])
 
 
+def test_the_reference_has_both_too(home):
+    u, c = home.operands(3, (4, 5)), [0.7, -1.3, 0.1]
+    both = sf.reference.combine_gram([home.numpy(v) for v in u], c)
+    found = sf.combine_gram(u, c)
+    np.testing.assert_allclose(home.numpy(found.y), both.y, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(home.numpy(found.G), both.G)
+
+
 def test_it_goes_into_out(home):
     u = home.operands(3, (4, 137))
     out = home.array(np.full((4, 3, 3), np.nan), "float64")

@@ -12,6 +12,7 @@ import scorefusion as sf
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 HAS_FOREIGN = bool(sf._core.jax_targets())
+FOREIGN = sf.jax._foreign.__wrapped__  # `way` puts another in its place
 NOISES = [sf.Noise(7), sf.Noise(2**64 - 1, 1 << 63 | 5, 3), sf.Noise(8, 1, np.array([5, 0, 2**40]))]
 
 
@@ -79,6 +80,21 @@ def test_noise_and_constants(way, x64, noise):
     u = operands(2, (3, 7))
     for c in ([0.3, -1.0, 1 / 3], np.random.default_rng(1).normal(size=(3, 3))):
         assert same(jax.jit(lambda u, c=c: all_of([u[0], noise, u[1]], c))(u), all_of([u[0], noise, u[1]], c))
+
+
+def test_coefficients_that_are_traced_integers(way):
+    u = operands(2, (3, 5))
+    assert same(jax.jit(all_of)(u, jnp.array([1, -2])), jax.jit(all_of)(u, jnp.array([1.0, -2.0])))
+
+
+def test_without_foreign_functions_it_is_the_callback(monkeypatch):
+    """A jaxlib that knows another version of the interface refuses them."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("another version")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    assert not FOREIGN()
 
 
 def test_outside_they_are_the_ordinary_functions(x64):
@@ -171,6 +187,12 @@ def test_the_gradient_of_the_loss_in_the_coefficients_is_grad(way):
     assert same(jax.jit(jax.grad(lambda c: sf.jax.residual(u, c).loss[2]))(c), sf.jax.residual(u, c).grad[2])
 
 
+def test_constants_have_no_derivative_and_operands_have(way):
+    u = operands(2, (3, 5))
+    du = jax.grad(lambda u: sf.jax.combine(u, [0.5, -2.0]).sum())(u)
+    assert [float(d[0, 0]) for d in du] == [0.5, -2.0]
+
+
 def test_narrow_types_have_narrow_derivatives(way):
     u, c = operands(2, (3, 5), "bfloat16"), jnp.array([0.5, 2.0], "bfloat16")
     du, dc = jax.grad(lambda u, c: sf.jax.combine(u, c).astype("float32").sum(), (0, 1))(u, c)
@@ -202,6 +224,13 @@ def test_vmap_is_a_loop(way, noise, u_axes, c_axis, c_shape):
         u_i = [v if axis is None else jnp.take(v, i, axis) for v, axis in zip(u, u_axes, strict=True)]
         c_i = c if c_axis is None else jnp.take(c, i, c_axis)
         assert same(jax.tree.map(lambda y, i=i: y[i], found), all_of([u_i[0], noise, u_i[1]], c_i))
+
+
+def test_constants_of_each_sample_are_those_of_every_copy(way):
+    u, c = operands(2, (4, 3, 5)), np.random.default_rng(1).normal(size=(3, 2))
+    found = jax.vmap(lambda u: sf.jax.combine(u, c))(u)
+    for i in range(4):
+        assert same(found[i], sf.jax.combine([v[i] for v in u], c))
 
 
 def test_vmap_of_vmap_and_of_gradients(way):

@@ -172,6 +172,12 @@ def test_outside_its_range_a_model_raises_or_takes_the_nearest(schedule):
             model(X, 0.0)
 
 
+def test_noise_alone_is_said_to_be_that():
+    model = sf.Fusion([MIXTURE.model(VP())], [1.0], FlowMatching())
+    with pytest.raises(ValueError, match=r"got noise alone by FlowMatching\(t_max=1.0\); Model"):
+        model(X, 1.0)
+
+
 def test_a_noise_level_that_another_schedule_does_not_reach():
     model = MIXTURE.model(VE(), "score")
     with pytest.raises(ValueError, match=r"VE.*σ/α from 0.01 to 50\), got σ/α = 0.003.* by FlowMatching"):
@@ -355,6 +361,14 @@ def test_everything_is_read_once(monkeypatch):
     assert calls == [6]
 
 
+@pytest.mark.parametrize("t", [0.5, np.full(5, 0.5)], ids=["one t", "t of each sample"])
+def test_any_number_of_models(t):
+    """More than one pass can read."""
+    many = sf.Fusion([MIXTURE.model(VP(), "v") for _ in range(140)], [1 / 140] * 140)
+    for wanted in ("score", "x0", "v"):
+        assert_close(getattr(many, wanted)(X, t), getattr(MIXTURE.model(VP(), "v"), wanted)(X, t))
+
+
 def test_a_model_of_weight_zero_is_never_called():
     def never(x, t):
         raise AssertionError
@@ -477,6 +491,23 @@ def test_what_networks_must_not_return(returns, error, message):
         assert message in str(caught.value)
 
 
+def test_what_is_returned_must_lie_where_x_does():
+    torch = pytest.importorskip("torch")
+    elsewhere = sf.Model(lambda x, t: x.to("meta"), "v", VP())
+    with pytest.raises(ValueError, match="must return an array on x's device, cpu; it is on meta"):
+        elsewhere(torch.zeros(2, 2), 0.5)
+
+
+def test_models_say_what_they_are():
+    vp = MIXTURE.model(VP(), "v")
+    assert repr(vp) == "Model(2 Gaussians in 2 d, predicts='v', schedule=VP(beta_min=0.1, beta_max=20.0))"
+    assert repr(vp.under(EDM())).endswith(" under EDM(sigma_min=0.002, sigma_max=80.0))")
+    assert repr(sf.Fusion([vp], [1.0])).startswith("Fusion(1 models, weights=[1.0], schedule=VP(")
+    assert "weights=<function" in repr(sf.Fusion([vp], lambda t: [1.0]))
+    clamped = sf.Model(vp.fn, "v", VP(), outside="clamp")
+    assert clamped.logsnr_range == (-math.inf, math.inf)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -555,10 +586,19 @@ def test_check_finds_a_wrong_time_scale():
     assert sf.check(sf.Model(lambda x, t: edm(x, np.exp(4 * t)), "x0", EDM()), data).time == "log(σ/α)/4"
 
 
+def test_check_changes_no_more_than_it_must():
+    """Of N(0, 1) the best v is 0 at any time, which other readings are as well."""
+    normal = GaussianMixture([1.0], [[0.0, 0.0]], [1.0])
+    epsilon = normal.model(VP(), "epsilon")
+    found = sf.check(sf.Model(lambda x, t: -epsilon.fn(x, t), "epsilon", VP()), normal.sample(64, seed=0))
+    assert (found.predicts, found.sign, found.time) == ("epsilon", -1, "as declared")
+
+
 def test_check_says_when_nothing_fits():
     rng = np.random.default_rng(0)
     result = sf.check(sf.Model(lambda x, t: rng.normal(size=x.shape), "epsilon", VP()), MIXTURE.sample(40, seed=9))
     assert not result.ok
+    assert "its output fits best as" in str(result)
 
 
 def test_check_takes_functions_fusions_and_any_framework(home):
@@ -567,6 +607,8 @@ def test_check_takes_functions_fusions_and_any_framework(home):
     assert sf.check(sf.Fusion([MIXTURE.model(VP(), "v"), MIXTURE.model(VE(), "x0")], [0.5, 0.5], VP()), data).ok
     with pytest.raises(ValueError, match="needs a schedule"):
         sf.check(lambda x, t: x, data)
+    with pytest.raises(ValueError, match=r"data must be an array \(n, \*event\) of one sample or more, got an array"):
+        sf.check(MIXTURE.model(VP()), data[:0])
     with pytest.raises(ValueError, match="data must be finite"):
         sf.check(MIXTURE.model(VP()), home.array(np.full((2, 2), np.nan)))
 

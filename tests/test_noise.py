@@ -69,6 +69,7 @@ def test_element_indices_go_up_to_two_to_the_sixty_four(home, D):
     last = (2**64 - 1) // D - 1
     z = values(home, sf.Noise(7, 11, last - 4), (5, D))
     tolerance.assert_within(z, sf.reference.normal(7, 11, last - 4, (5, D)), tolerance.NOISE)
+    tolerance.assert_within(z, sf.reference.normal(7, 11, last - 4 + np.arange(5), (5, D)), tolerance.NOISE)
     with pytest.raises(ValueError, match="too large"):
         values(home, sf.Noise(7, 11, last), (5, D))
 

@@ -149,6 +149,29 @@ def test_particles_belong_to_the_framework(name, device):
     assert particles.sample(10).shape == (10, 3)
 
 
+def test_any_number_of_models():
+    """More than one pass can read: those of equal models are the model."""
+    like, model = np.zeros(1), gaussian(-2.0, 1.0).model(VP())
+    one = sf.sample_product([model], [1.0], (8, 1), steps=5, seed=1, like=like)
+    many = sf.sample_product(
+        [gaussian(-2.0, 1.0).model(VP()) for _ in range(70)], [1 / 70] * 70, (8, 1), steps=5, seed=1, like=like
+    )
+    np.testing.assert_allclose(many.x, one.x, rtol=1e-9)
+
+
+def test_the_callback_sees_every_step():
+    seen = []
+
+    def callback(step, t, x, log_weight):
+        seen.append((step, t, x.shape, log_weight.shape))
+
+    models = [gaussian(0.0, 1.0).model(VP()), gaussian(0.0, 1.0).model(VP())]
+    sf.sample_product(models, [0.5, 0.5], (8, 1), steps=3, callback=callback)
+    assert [entry[0] for entry in seen] == [0, 1, 2]
+    assert all(entry[2:] == ((8, 1), (8,)) for entry in seen)
+    assert seen[0][1] > seen[1][1] > seen[2][1]
+
+
 def test_unweighted_draws():
     models = [gaussian(-2.0, 1.0).model(VP()), gaussian(2.0, 0.25).model(VP())]
     particles = sf.sample_product(models, [0.5, 0.5], (4000, 1), seed=1, steps=200, groups=4)

@@ -281,13 +281,30 @@ def test_schedules_without_signal_at_the_end_start_there_or_just_before():
     assert asked("score") == asked("epsilon") == pytest.approx(1 / (1 + 1e-3))  # σ/α = 10³
 
 
-@pytest.mark.parametrize("times", ["uniform", "logsnr", "karras"])
+def signal_share(t):
+    """α² where α² + σ² = 1."""
+    return VP().alpha(t) ** 2
+
+
+@pytest.mark.parametrize("times", ["uniform", "logsnr", "karras", "signal"])
 def test_times(times):
     seen = []
     sf.sample(MODEL, (1, 2), steps=8, times=times, callback=lambda step, t, *_: seen.append(t))
     grid = np.array([*seen, VP().t_min])
-    uniform = {"uniform": lambda t: t, "logsnr": VP().logsnr, "karras": lambda t: np.exp(-VP().logsnr(t) / 14)}[times]
-    np.testing.assert_allclose(np.diff(uniform(grid)), np.diff(uniform(grid)).mean(), rtol=1e-7)
+    ends = VP().t_max, VP().t_min
+
+    def between(t):
+        parts = [(f(t) - f(ends[0])) / (f(ends[1]) - f(ends[0])) for f in (signal_share, VP().logsnr)]
+        return 0.6 * parts[0] + 0.4 * parts[1]
+
+    uniform = {
+        "uniform": lambda t: t,
+        "logsnr": VP().logsnr,
+        "karras": lambda t: np.exp(-VP().logsnr(t) / 14),
+        "signal": between,
+    }[times]
+    rounding = 1e-4 if times == "signal" else 1e-7  # that grid is read off a table
+    np.testing.assert_allclose(np.diff(uniform(grid)), np.diff(uniform(grid)).mean(), rtol=rounding)
     assert seen[0] == 1.0
 
 
@@ -434,6 +451,7 @@ ERRORS = {
     "like must be one of": {"like": np.zeros(1, np.int32)},
     "guidance must return the shape of x": {"guidance": lambda x, t, x0: x[0]},
     "is defined for 0 < t ≤ 1": {"times": [1.5, 0.1]},
+    "sampling goes from a larger t to a smaller one, got 0.001 to 0.001": {"start": (np.zeros((2, 2)), 1e-3)},
 }
 
 

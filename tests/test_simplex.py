@@ -465,6 +465,12 @@ def test_the_result_of_a_step_belongs_to_the_framework_of_the_gradient(every_hom
     np.testing.assert_allclose(every_home.numpy(weights).sum(), 1)
 
 
+def test_a_descent_says_what_it_is():
+    descent = sf.SimplexDescent(3, method="projected")
+    assert descent.method == "projected"
+    assert repr(descent) == "SimplexDescent(k=3, method='projected')"
+
+
 def test_what_is_returned_is_a_copy():
     descent = sf.SimplexDescent(2)
     descent.weights[:] = 7

@@ -140,14 +140,25 @@ def test_arrays_of_any_framework(framework):
     assert np.array_equal(theirs.total(), ours.total())
 
 
-def test_it_can_be_pickled():
+def test_rows_that_wait_are_folded_in_before_they_are_many(monkeypatch):
+    scores, sigma, datum, bin = batches()
+    later = filled(scores, sigma, datum, bin)
+    monkeypatch.setattr("scorefusion.statistics._PENDING", 0)
+    assert np.array_equal(filled(scores, sigma, datum, bin).total(), later.total())
+
+
+def test_it_can_be_pickled_and_says_what_it_is():
     statistics = filled(*batches())
+    said = f"Statistics(k={statistics.k}, bins={statistics.bins}): {statistics.rows} rows of {statistics.n} data"
+    assert repr(statistics) == said
     assert np.array_equal(pickle.loads(pickle.dumps(statistics)).total(), statistics.total())
 
 
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         sf.Statistics(0)
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+        sf.Statistics(2, bins=0)
     with pytest.raises(ValueError, match="nothing has been added"):
         sf.Statistics(2).solve()
     s, datum = np.ones((4, 3)), np.arange(4)
@@ -167,4 +178,8 @@ def test_errors_say_what_is_wrong():
     bad[2, 1] = np.nan
     statistics.add([s, bad], sf.Noise(1), 1.0, datum=datum)
     with pytest.raises(ValueError, match="model 1 hold NaN or infinity, for datum 2"):
+        statistics.solve()
+    statistics = sf.Statistics(2)
+    statistics.add([s, s], bad, 1.0, datum=datum)
+    with pytest.raises(ValueError, match="the noise holds NaN or infinity, for datum 2"):
         statistics.solve()

@@ -14,7 +14,9 @@ def generated_stubs(folder: Path) -> str:
     command = [sys.executable, "-m", "pybind11_stubgen", "scorefusion._core", "--output-dir", str(folder)]
     subprocess.run(command, check=True, capture_output=True, text=True)
     stubs = (folder / "scorefusion" / "_core.pyi").read_text()
-    return re.sub(r"^__version__: str = .*$", "__version__: str", stubs, flags=re.MULTILINE)
+    stubs = re.sub(r"^__version__: str = .*$", "__version__: str", stubs, flags=re.MULTILINE)
+    stubs = stubs.replace("import typing\n", "import typing\nfrom ._typing import Array\n", 1)
+    return stubs.replace("def like(self, x: typing.Any) -> typing.Any", "def like(self, x: Array) -> Array")
 
 
 def test_the_stubs_are_those_of_the_module(tmp_path):

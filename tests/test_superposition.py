@@ -241,19 +241,19 @@ def test_prescribed_ratios_and_the_lift():
     np.testing.assert_allclose(gap, np.tile([0.0, 3.0, 3.0], (20, 1)), atol=1e-5)
 
 
-@pytest.mark.parametrize(("k", "d"), [(2, 3), (3, 5), (4, 8)])
-def test_the_correction_keeps_true_densities_equal(k, d):
-    mixtures, models = problem(k, d, first=k)
+@pytest.mark.parametrize(("k", "d", "first", "steps"), [(2, 3, 2, 400), (3, 5, 3, 400), (4, 8, 4, 400), (4, 5, 0, 800)])
+def test_the_correction_keeps_true_densities_equal(k, d, first, steps):
+    mixtures, models = problem(k, d, first=first)
     found = {}
     for correct in (None, "curvature"):
-        run = sf.superpose(models, (50, d), mode="and", correct=correct, steps=400, seed=2, like=F64)
+        run = sf.superpose(models, (50, d), mode="and", correct=correct, steps=steps, seed=2, like=F64)
         assert run.unbiased == (correct is not None)
         assert np.abs(spread(run.log_density)).max() < 1e-5
         true = truth(mixtures, run.x)
         found[correct] = rms(spread(true)), np.abs(run.log_density - true).mean()
     assert found["curvature"][0] < 0.15
     assert found["curvature"][0] < found[None][0]
-    assert found["curvature"][1] < 1.0
+    assert found["curvature"][1] < 2.0  # this grid of times has longer steps at both ends
     assert found[None][1] > 3.0  # nats: what .unbiased tells
 
 
@@ -336,7 +336,7 @@ def test_divergences_by_the_framework_by_differences_and_by_probes(name, device)
 
 def test_probes_are_right_on_average():
     _, models = problem(2, 4)
-    exact = sf.superpose(models, (200, 4), mode="mean", noise="ode", steps=30, seed=1, like=F64)
+    exact = sf.superpose(models, (200, 4), mode="mean", noise="ode", probes="exact", steps=30, seed=1, like=F64)
     probed = sf.superpose(models, (200, 4), mode="mean", noise="ode", probes=2, steps=30, seed=1, like=F64)
     np.testing.assert_allclose(probed.x, exact.x, rtol=1e-9)
     error = probed.log_density - exact.log_density
@@ -556,3 +556,17 @@ def test_errors_speak(arguments, said):
     models = problem(arguments.pop("models", 2), 2)[1]
     with pytest.raises(ValueError, match=said):
         sf.superpose(models, (3, 2), steps=3, **arguments)
+
+
+def test_one_step_to_no_noise_at_all():
+    """Of two levels one has a log-SNR: the share of a step is then that of their number."""
+    _, models = problem(2, 2, EDM())
+    found = sf.superpose(models, (3, 2), mode="and", times=[1.0, 0.0], lift=0.5, seed=1, like=F64)
+    assert np.isfinite(found.x).all()
+
+
+def test_a_log_density_of_pure_noise_is_refused():
+    _, models = problem(2, 2, FlowMatching(), ["x0"])
+    start = np.zeros((3, 2)), 1.0
+    with pytest.raises(ValueError, match="log_density is without effect where there is noise alone, at t = 1"):
+        sf.superpose(models, (3, 2), times=[1.0, 0.5], start=start, log_density=np.zeros((3, 2)))

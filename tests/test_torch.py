@@ -163,6 +163,18 @@ def test_a_tangent_never_vanishes():
             torch.testing.assert_close(tangent, want)
 
 
+def test_a_noise_alone_has_no_shape():
+    c = torch.ones(1, requires_grad=True)
+    for run in (
+        lambda: sf.torch.combine([NOISE], [1.0]),
+        lambda: sf.torch.combine([NOISE], c).sum().backward(),
+        lambda: func.grad(lambda c: sf.torch.combine([NOISE], c).sum())(c),
+        lambda: func.vmap(lambda c: sf.torch.combine([NOISE], c))(c[None]),
+    ):
+        with pytest.raises(ValueError, match=r"at least one (operand|tensor)"):
+            run()
+
+
 @pytest.mark.parametrize("m", [33, 64])
 def test_as_many_operands_as_there_may_be(m):
     u = [torch.randn(2, 3, dtype=F64) for _ in range(m)]
@@ -468,6 +480,8 @@ def test_errors_of_the_loss_say_what_is_wrong():
         sf.torch.FusionLoss(asked, VP, weights=[0.5, 0.6])
     with pytest.raises(ValueError, match=r"draws must be 1 or even.*got 3"):
         sf.torch.FusionLoss(asked, VP, draws=3)
+    with pytest.raises(ValueError, match="times must be one of 'uniform', 'logsnr', got 'karras'"):
+        sf.torch.FusionLoss(asked, VP, times="karras")
     with pytest.raises(ValueError, match="weights must be positive where they are a softmax"):
         sf.torch.FusionLoss(asked, VP).weights = [1.0, 0.0]
     with pytest.raises(TypeError, match=r"x0 must be a tensor \(n, \*event\)"):
@@ -545,8 +559,20 @@ def test_weights_of_a_fused_module():
     assert any(p is simplex for p in fused.parameters())
     fused.weights = [0.5, 0.5]
     assert not any(p is simplex for p in fused.parameters())
+    followed = torch.tensor([0.25, 0.75], requires_grad=True)
+    fused.weights = followed  # no parameter of the module
+    fused(x, t).sum().backward()
+    torch.testing.assert_close(followed.grad, simplex.grad)
+    assert fused.weights is followed
+    assert not any(p is followed for p in fused.parameters())
     with pytest.raises(ValueError, match=r"weights must be \(2,\), one for each model, got shape \(3,\)"):
         fused.weights = [1, 2, 3]
+    fused.weights = lambda t: [1.0, 2.0, 3.0]
+    assert "weights=<function" in repr(fused)
+    with pytest.raises(ValueError, match=r"weights\(t\) must be \(2,\) or \(2, 2\), got shape \(3,\)"):
+        fused(x, t)
+    with pytest.raises(ValueError, match="modules must be a list of one module or more"):
+        sf.torch.fuse([], [])
     with pytest.raises(TypeError, match=r"branch 0 must return a tensor; it returned a builtins\.int"):
         sf.torch.fuse([type("Odd", (torch.nn.Module,), {"forward": lambda self, x, t: 1})()], [1])(x, t)
 
@@ -632,3 +658,13 @@ def test_errors_of_compile_step_say_what_is_wrong():
     step = sf.torch.compile_step(fusion(), torch.empty(5, 3), steps=3, capture=False)
     with pytest.raises(ValueError, match="i must be a step, from 0 to 2, got 3"):
         step(step.start(), 3)
+    with pytest.raises(ValueError, match=r"x must be \(5, 3\), as it was compiled for, got \(4, 3\)"):
+        step(torch.empty(4, 3), 0)
+    with pytest.raises(ValueError, match="streams must be at least 1, got 0"):
+        sf.torch.compile_step(fusion(), torch.empty(5, 3), streams=0, capture=False)
+    foreign = sf.Model(lambda x, t: x, "epsilon", VP, framework="numpy")
+    with pytest.raises(ValueError, match="the networks must be torch's, one wants arrays of numpy"):
+        sf.torch.compile_step(foreign, torch.empty(5, 3), capture=False)
+    each = sf.Fusion([foreign.fn, foreign.fn], lambda t: np.full((5, 2), 0.5), VP)
+    with pytest.raises(ValueError, match="weights that differ between the samples of a batch cannot be in a graph"):
+        sf.torch.compile_step(each, torch.empty(5, 3), capture=False)

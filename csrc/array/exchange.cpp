@@ -1,3 +1,4 @@
+// NumPy's arrays by NumPy's own interface, others by DLPack's table of functions or a capsule; results the same ways.
 #include "exchange.h"
 
 #include "host_buffer.h"

@@ -1,3 +1,4 @@
+// A type is asked once what it is and what it offers; the answer is kept as long as the process lives.
 #include "framework.h"
 
 #include <string>

@@ -1,3 +1,4 @@
+// An int, or whatever has __index__, of so many bits.
 #include "index.h"
 
 #include <string>

@@ -1,3 +1,4 @@
+// Strides looked at: dense or not, in which order of axes, and whether two arrays meet.
 #include "layout.h"
 
 #include <algorithm>

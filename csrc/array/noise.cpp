@@ -1,3 +1,4 @@
+// Sample numbers are checked and copied when a Noise is made; a call turns it into an operand.
 #include "noise.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Shapes are checked here; the solvers themselves are in csrc/solve.
 #include "simplex.h"
 
 #include <pybind11/numpy.h>

@@ -1,3 +1,4 @@
+// Shapes are checked here; the adding itself is in csrc/solve.
 #include "statistics.h"
 
 #include <pybind11/numpy.h>

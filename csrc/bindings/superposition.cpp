@@ -1,3 +1,4 @@
+// The numbers of a step, checked and packed into what csrc/ops/superpose.h asks for.
 #include "superposition.h"
 
 #include <pybind11/stl.h>

@@ -1,3 +1,4 @@
+// Host coefficients travel as parameters of a kernel, slab by slab, so that no copy waits for the device.
 #include "coefficients_cuda.cuh"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// What host operations ask of CUDA, in a build that has it; csrc/cuda/absent.cpp answers where it is missing.
 #if SCOREFUSION_CUDA
 
 #include "runtime.h"

@@ -1,3 +1,4 @@
+// The steps of every operation: validate, place, launch and finish.
 #include "call.h"
 
 #include <algorithm>

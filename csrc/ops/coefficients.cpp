@@ -1,3 +1,4 @@
+// Numbers, nested lists and arrays are read at once; arrays of floats are left to the kernel where they lie.
 #include "coefficients.h"
 
 #include "../array/layout.h"

@@ -1,3 +1,4 @@
+// combine, and Noise.like, which is a combination of one noise.
 #include "combine.h"
 
 #include "call.h"

@@ -1,3 +1,4 @@
+// The launcher of combine on a GPU.
 #include "combine_cuda.cuh"
 
 #include "combine.h"

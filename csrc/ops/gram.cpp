@@ -1,3 +1,4 @@
+// gram and combine_gram: one launch serves both.
 #include "gram.h"
 
 #include "call.h"

@@ -1,3 +1,4 @@
+// The launcher of gram and combine_gram on a GPU.
 #include "gram_cuda.cuh"
 
 #include "combine.h"

@@ -1,3 +1,4 @@
+// resample and resample_below: what they are told is checked, and places for ancestors and weights are made.
 #include "resample.h"
 
 #include <cmath>

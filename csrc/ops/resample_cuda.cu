@@ -1,3 +1,4 @@
+// The launcher of resampling on a GPU.
 #include "resample_cuda.cuh"
 
 namespace scorefusion {

@@ -1,3 +1,4 @@
+// residual: r where it is asked for, loss and gradient always.
 #include "residual.h"
 
 #include "call.h"

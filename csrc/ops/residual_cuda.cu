@@ -1,3 +1,4 @@
+// The launcher of residual on a GPU.
 #include "residual_cuda.cuh"
 
 #include "combine_cuda.cuh"

@@ -1,3 +1,4 @@
+// superpose: arrays of float64 only, in C order, all on the device of the first.
 #include "superpose.h"
 
 #include <optional>

@@ -1,3 +1,4 @@
+// superpose on the CPU: samples in chunks, which threads share.
 #include "../cpu/threads.h"
 #include "superpose.h"
 

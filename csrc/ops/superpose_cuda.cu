@@ -1,3 +1,4 @@
+// superpose on a GPU: a thread for a sample, whose matrices are a few numbers wide.
 #include "../cuda/portable.cuh"
 #include "superpose.h"
 
@@ -17,7 +18,6 @@ struct SuperposeArguments {
 };
 static_assert(sizeof(SuperposeArguments) <= 4096);
 
-// A thread for a sample: its matrices are a few numbers wide.
 template <int most>
 __global__ void __launch_bounds__(superpose_threads) superpose_kernel(GRID_CONSTANT SuperposeArguments a) {
   const int64_t b = int64_t(blockIdx.x) * superpose_threads + threadIdx.x;

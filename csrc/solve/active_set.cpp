@@ -1,3 +1,4 @@
+// A weight is raised until its slope is that of the others; those that reach 0 on the way are dropped.
 #include "active_set.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The four rules, each in a few verbs of vectors.h.
 #include "first_order.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// A row is appended by a triangular solve, and removed by rotations.
 #include "growing_cholesky.h"
 
 #include <algorithm>

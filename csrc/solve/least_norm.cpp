@@ -1,3 +1,4 @@
+// A basis of the directions in which the loss changes, and the nearest point to the origin along the others.
 #include "least_norm.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Q and q are checked, scaled by a power of two, minimised, shared out among equal minima and certified.
 #include "simplex.h"
 
 #include <algorithm>

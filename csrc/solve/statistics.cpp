@@ -1,3 +1,4 @@
+// Inner products of a row become those of residuals, which are added in the order of rows.
 #include "statistics.h"
 
 #include <cmath>

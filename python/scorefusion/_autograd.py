@@ -45,7 +45,7 @@ _recording = torch.is_grad_enabled
 _forward_mode = torch._C._is_fwd_grad_enabled
 
 
-def combine(u: Sequence[Any], c: Any) -> Any:
+def combine(u: Sequence[Tensor | Noise], c: Any) -> Tensor:
     """y_b = Σ_j c_bj u_bj, as `scorefusion.combine`, differentiable in u and c
 
     Args:
@@ -67,16 +67,19 @@ def combine(u: Sequence[Any], c: Any) -> Any:
     if type(c) is not Tensor:
         c = _coefficients(c)
     way = _way_of(u, c)
+    y: Tensor
     if way == _PLAIN:
-        return _core.combine(u, c, None)
-    if way == _OPERATOR:
-        return torch.ops.scorefusion.combine(*_for_operator(u, c))
-    if way == _RECORDED:
-        return _Combine.apply(_run_combine, c, *u)  # type: ignore[no-untyped-call]
-    return _CombineFollowed.apply(combine, c, *u)  # type: ignore[no-untyped-call]
+        y = _core.combine(u, c, None)
+    elif way == _OPERATOR:
+        y = torch.ops.scorefusion.combine(*_for_operator(u, c))
+    elif way == _RECORDED:
+        y = _Combine.apply(_run_combine, c, *u)  # type: ignore[no-untyped-call]
+    else:
+        y = _CombineFollowed.apply(combine, c, *u)  # type: ignore[no-untyped-call]
+    return y
 
 
-def gram(u: Sequence[Any]) -> Any:
+def gram(u: Sequence[Tensor | Noise]) -> Tensor:
     """G_bij = <u_bi, u_bj>, as `scorefusion.gram`, differentiable in u
 
     Args:
@@ -86,17 +89,20 @@ def gram(u: Sequence[Any]) -> Any:
         G ``(B, m, m)``, float64.
     """
     way = _way_of(u, None)
+    G: Tensor
     if way == _PLAIN:
-        return _core.gram(u, None)
-    if way == _OPERATOR:
+        G = _core.gram(u, None)
+    elif way == _OPERATOR:
         arrays, _, noise, samples = _for_operator(u, [])
-        return torch.ops.scorefusion.gram(arrays, noise, samples)
-    if way == _RECORDED:
-        return _Gram.apply(_run_gram, *u)  # type: ignore[no-untyped-call]
-    return _GramFollowed.apply(gram, *u)  # type: ignore[no-untyped-call]
+        G = torch.ops.scorefusion.gram(arrays, noise, samples)
+    elif way == _RECORDED:
+        G = _Gram.apply(_run_gram, *u)  # type: ignore[no-untyped-call]
+    else:
+        G = _GramFollowed.apply(gram, *u)  # type: ignore[no-untyped-call]
+    return G
 
 
-def residual(u: Sequence[Any], c: Any) -> Residual:
+def residual(u: Sequence[Tensor | Noise], c: Any) -> Residual[Tensor]:
     """r_b = Σ_j c_bj u_bj,  loss_b = |r_b|²,  grad_bj = 2 <u_bj, r_b>, as `scorefusion.residual`, differentiable
 
     Both results may be differentiated, in u and c. r is not stored: a backward pass makes it again, in one read.
@@ -347,7 +353,7 @@ class _CombineFollowed(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, _: Any, c: Any, *u: Any) -> Any:
         flat, c, B = _flattened(info.batch_size, u, in_dims[2:], c, in_dims[1])
-        return combine(flat, c).unflatten(0, (info.batch_size, B)), 0
+        return _parted(combine(flat, c), info.batch_size, B), 0
 
 
 class _Gram(Function):
@@ -386,7 +392,7 @@ class _GramFollowed(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, _: Any, *u: Any) -> Any:
         flat, _c, B = _flattened(info.batch_size, u, in_dims[1:], None, None)
-        return gram(flat).unflatten(0, (info.batch_size, B)), 0
+        return _parted(gram(flat), info.batch_size, B), 0
 
 
 class _Residual(Function):
@@ -482,7 +488,7 @@ class _ResidualFollowed(Function):
     def vmap(info: Any, in_dims: Any, _: Any, c: Any, *u: Any) -> Any:
         flat, c, B = _flattened(info.batch_size, u, in_dims[2:], c, in_dims[1])
         loss, grad = residual(flat, c)
-        return (loss.unflatten(0, (info.batch_size, B)), grad.unflatten(0, (info.batch_size, B))), (0, 0)
+        return (_parted(loss, info.batch_size, B), _parted(grad, info.batch_size, B)), (0, 0)
 
 
 def _flattened(V: int, u: Sequence[Any], u_dims: Sequence[Any], c: Any, c_dim: Any) -> tuple[list[Any], Any, int]:
@@ -491,8 +497,9 @@ def _flattened(V: int, u: Sequence[Any], u_dims: Sequence[Any], c: Any, c_dim: A
     def each(v: Tensor, dim: Any) -> Tensor:  # (V, B, ...)
         return v.expand(V, *v.shape) if dim is None else v.movedim(dim, 0)
 
-    first = next(j for j, v in enumerate(u) if isinstance(v, Tensor))
-    B = each(u[first], u_dims[first]).shape[1]
+    one = _first(u)
+    first = next(j for j, v in enumerate(u) if v is one)
+    B = each(one, u_dims[first]).shape[1]
     flat = [
         each(v, d).flatten(0, 1) if isinstance(v, Tensor) else _repeated(v, V, B)
         for v, d in zip(u, u_dims, strict=True)
@@ -505,6 +512,11 @@ def _flattened(V: int, u: Sequence[Any], u_dims: Sequence[Any], c: Any, c_dim: A
     elif c is not None and np.ndim(c) == 2:
         c = np.tile(np.asarray(c, np.float64), (V, 1))
     return flat, c, B
+
+
+def _parted(y: Any, V: int, B: int) -> Any:
+    """V·B samples as V batches again."""
+    return y.unflatten(0, (V, B))
 
 
 def _repeated(noise: Any, V: int, B: int) -> Any:

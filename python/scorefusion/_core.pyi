@@ -3,6 +3,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
+from ._typing import Array
 import typing_extensions
 __all__: list[str] = ['Aside', 'HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
@@ -41,7 +42,7 @@ class Noise:
         ...
     def __setstate__(self, arg0: tuple) -> None:
         ...
-    def like(self, x: typing.Any) -> typing.Any:
+    def like(self, x: Array) -> Array:
         """
         The noise stored: an array of x's shape, dtype, framework and device. What x holds is not looked at.
         """

@@ -95,6 +95,7 @@ class Fused(Weighted):
     """
 
     branches: nn.ModuleList
+    __call__: Callable[..., Tensor]
 
     def __init__(self, modules: Sequence[nn.Module], weights: Any) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class Fused(Weighted):
         if state.numel():
             self.weights = state
 
-    def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Any:
+    def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
         """The fused output ``(B, *event)``, every branch called as this is."""
         called, c = self._coefficients() if self._function is None else self._of_time(t, x.shape[0])
         outs = self._ask(called, x, t, kwargs)

@@ -17,7 +17,7 @@ import numpy as np
 from ._arguments import number
 from ._arrays import _is_torch, _namespace, _package, contiguous
 from ._arrays import empty as _empty
-from ._slices import engine
+from ._slices import MOST, engine
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 FRAMEWORKS = {"numpy": "numpy", "torch": "torch", "jax": "jax.numpy", "cupy": "cupy"}
@@ -183,6 +183,8 @@ def combine(u: Sequence[Any], c: Sequence[Any], out: Any = None) -> Any:
     """Σ_j c_j u_j, each c_j a float or ``(B,)`` float64, by `ops.combine`; by arithmetic where u or c is traced."""
     if any(is_traced(v) for v in (*u, *c) if is_array(v)):
         return _arithmetic(u, c)
+    if len(u) > MOST:
+        return combine([combine(u[:MOST], c[:MOST]), *u[MOST:]], [1.0, *c[MOST:]], out)
     u = [v.detach() if _is_torch(v) and v.requires_grad else v for v in u]
     arrays = [v for v in c if is_array(v)]
     if not arrays:

@@ -31,6 +31,8 @@ from .solver import DDIM, X0, X0_BEFORE, Step, Y, Z
 Float64 = NDArray[np.float64]
 
 LARGEST_RHO = 1e3  # where sampling starts if a schedule goes on to α = 0 and the models say nothing there
+GRIDS = ("uniform", "logsnr", "karras", "signal")
+_SIGNAL = 0.6  # of the steps of that grid; the others are uniform in log-SNR
 _LEAST_ALPHA = 1e-30  # stands for α = 0: y = x/α stays a number
 _STREAM = 1 << 63 | 0x7361 << 40  # of noise: then the step, and 8 bits for the draw within it
 _START = 255  # the draw of the noise that sampling starts from
@@ -50,8 +52,8 @@ def time_grid(
         if grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) < 0).all() or grid[-1] < 0:
             raise ValueError(f"times must be a decreasing sequence of two numbers or more, none negative, got {times}")
         return grid
-    if times not in ("uniform", "logsnr", "karras"):
-        raise ValueError(f"times must be 'uniform', 'logsnr', 'karras' or the times themselves, got {times!r}")
+    if times not in GRIDS:
+        raise ValueError(f"times must be {', '.join(map(repr, GRIDS))} or the times themselves, got {times!r}")
     steps = whole("steps", steps, 1)
     first: list[float] = []
     if schedule.alpha(t_max) == 0:
@@ -72,6 +74,11 @@ def time_grid(
         if times == "karras":
             rho = np.exp(-np.array([low, high]) / 2) ** (1 / 7)
             logsnr = -14 * np.log(rho[0] + s * (rho[1] - rho[0]))
+        elif times == "signal":
+            fine = np.linspace(low, high, 16 * steps + 4096)
+            signal = 1 / (1 + np.exp(-fine))
+            share = (signal - signal[0]) / (signal[-1] - signal[0])
+            logsnr = np.interp(s, _SIGNAL * share + (1 - _SIGNAL) * (fine - low) / (high - low), fine)
         grid = np.asarray(schedule.time(logsnr), np.float64)
         grid[0], grid[-1] = t_max, t_min
     return np.concatenate([first, grid])

@@ -7,6 +7,8 @@ from typing import Any
 
 from . import ops
 
+MOST = 64  # operands in one pass
+
 
 def share(n: int, rank: int, world: int) -> tuple[int, int]:
     """From where to where in n things is the part of this one of `world` processes."""

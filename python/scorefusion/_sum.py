@@ -9,9 +9,8 @@ import numpy as np
 
 from . import _namespace
 from ._core import Noise
+from ._slices import MOST as MOST
 from ._slices import engine
-
-MOST = 64  # operands in one pass
 
 
 class Sum:
@@ -84,7 +83,7 @@ def combine(u: list[Any], c: Any, x: Any, out: Any = None) -> Any:
     """The same for c ``(m,)`` or ``(B, m)`` in one array."""
     if len(u) <= MOST:
         return as_narrow(engine(u).combine(u, c, out=out), x)
-    return evaluate(u, [c[..., j] for j in range(len(u))], x, out)
+    return evaluate(u, c.tolist() if c.ndim == 1 else [c[:, j] for j in range(len(u))], x, out)
 
 
 def combine_gram(u: list[Any], c: Any, x: Any, out: Any = None) -> tuple[Any, Any]:

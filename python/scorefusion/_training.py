@@ -151,6 +151,8 @@ class FusionLoss(nn.Module):
         if state.numel():
             self.weights = state
 
+    __call__: Callable[..., Tensor]
+
     @_not_compiled(recursive=False)  # the networks within it are
     def forward(self, x0: Tensor, *, seed: int = 0, first_datum: int = 0) -> Tensor:
         """The loss of these data ``(n, *event)``, the mean over their rows: a scalar, float64."""

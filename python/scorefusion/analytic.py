@@ -12,7 +12,7 @@ which divides by nothing that is 0 where the prediction exists. Computed in floa
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from . import _namespace
 from ._arguments import SEEDS, real, whole
 from ._core import Noise
 from ._host import on_host
+from ._typing import Array
 from .model import KINDS, Model, _check_schedule, _described, _one_of
 from .schedule import Schedule
 
@@ -103,6 +104,10 @@ class GaussianMixture:
                 alpha, sigma = schedule.alpha(t), schedule.sigma(t)
             return self._posterior(x, alpha, sigma)[0]
 
+    @overload
+    def sample(self, n: int, seed: int = 0, *, like: None = None) -> Float64: ...
+    @overload
+    def sample(self, n: int, seed: int = 0, *, like: Array) -> Array: ...
     def sample(self, n: int, seed: int = 0, *, like: Any = None) -> Any:
         """n samples ``(n, d)``, the same for the same seed; the first of more samples are those of fewer.
 
@@ -244,8 +249,6 @@ def _coefficients(kind: str, schedule: Schedule, t: Any) -> tuple[Any, Any, Any,
 
 def _present(p: Any, of_x0: Any) -> Any:
     """p times the divergence of x̂₀: 0 where p is, also at α = 0."""
-    if not _namespace.is_array(p):
-        return p * of_x0 if p != 0 else 0.0
     xp = _namespace.namespace(p)
     return xp.where(p == 0, xp.zeros_like(of_x0), p * of_x0)
 

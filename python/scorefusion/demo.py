@@ -142,7 +142,7 @@ def outcome(n: int, seed: int, *, shown: Progress) -> Outcome:
     """Learns the weights from ``data(n, seed)`` and samples all models."""
     models, known, trained = auxiliaries(), Standard.of(data(n, seed)), baseline(n, seed)
     learned = fit(models, known.x, seed=seed, progress=False)
-    drawn = {name: _auxiliary_samples(i) for i, name in enumerate(AUXILIARY_NAMES)}
+    drawn: dict[str, NDArray[Any]] = {name: _auxiliary_samples(i) for i, name in enumerate(AUXILIARY_NAMES)}
     drawn[FUSED] = _samples(Fusion(models, learned), seed)
     shown.advance(1)
     particles = sample_product(models, learned.weights, (_PARTICLES, 1), steps=_PARTICLE_STEPS, seed=seed)

@@ -30,7 +30,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,6 +44,7 @@ from ._run import LARGEST_RHO, Plan, checked_samples, without_gradients
 from ._slices import engine
 from ._sum import Sum
 from ._trace import is_cheap, noise_and_divergence, tile
+from ._typing import Array
 from .model import Model, _described, _one_of, under_one_schedule
 from .schedule import Discrete, Schedule
 
@@ -198,6 +199,12 @@ def classify(
     return Classification(*(problem.result(v) for v in (log_posterior, _standard_error(away), value)))
 
 
+@overload
+def bits_per_dim(log_density: float, dims: int, *, scale: float = 1.0, levels: int = 256) -> float: ...
+@overload
+def bits_per_dim(log_density: Density, dims: int, *, scale: float = 1.0, levels: int = 256) -> Any: ...
+@overload
+def bits_per_dim(log_density: Array, dims: int, *, scale: float = 1.0, levels: int = 256) -> Array: ...
 def bits_per_dim(log_density: Any, dims: int, *, scale: float = 1.0, levels: int = 256) -> Any:
     """−log p/(D log 2) + log2(scale) + log2(levels)
 

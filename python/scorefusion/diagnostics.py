@@ -16,7 +16,7 @@ from . import _namespace
 from ._arguments import SEEDS, whole
 from ._core import Noise
 from ._host import at_home
-from ._run import _plain, checked_samples, checked_shape, without_gradients
+from ._run import GRIDS, _plain, checked_samples, checked_shape, without_gradients
 from ._sum import Sum, gram_of
 from .density import log_density
 from .model import Model, _described, _one_of, under_one_schedule
@@ -66,7 +66,7 @@ def process_gap(
         steps: of the SDE, an even number. What they cost falls as 1/steps, and is extrapolated from them and half of
             them.
         draws: of the formula, for each of its nodes.
-        times: "uniform", "logsnr" or "karras". The path has to end at t_min, where the formula has its density.
+        times: a named grid. The path has to end at t_min, where the formula has its density.
         seed, like, schedule: as for `sample`.
 
     Example:
@@ -77,7 +77,7 @@ def process_gap(
         >>> [(gap.value / gap.standard_error > 4) for gap in (one, fused)]
         [False, True]
     """
-    _one_of("times", times, ("uniform", "logsnr", "karras"))
+    _one_of("times", times, GRIDS)
     steps, draws = whole("steps", steps, 2), whole("draws", draws, 2)
     for name, number in (("steps", steps), ("draws", draws)):
         if number % 2:

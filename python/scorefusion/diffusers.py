@@ -769,7 +769,7 @@ def _schedule_of(pipe: Any) -> Schedule:
 
 
 @dataclass(frozen=True)
-class ImageSuperposition(superposition.Superposition):
+class ImageSuperposition(superposition.Superposition[torch.Tensor]):
     """What `superpose` returns: a `Superposition` whose x are latents, and their images."""
 
     images: Any = None  # B of them, as `output_type` says
@@ -857,8 +857,12 @@ def superpose(
     )
     latents = found.x
     if not settings.get("denoise"):
-        times = settings.get("times", "logsnr")
-        t = max(model.t_min for model in models) if isinstance(times, str) else float(np.asarray(times)[-1])
+        times = settings.get("times")
+        t = (
+            max(model.t_min for model in models)
+            if times is None or isinstance(times, str)
+            else float(np.asarray(times)[-1])
+        )
         latents = _denoised(models, found, t, guidance_scale if guided else None, schedule)
     images = _decoded(pipe, latents, output_type)
     pipe.maybe_free_model_hooks()

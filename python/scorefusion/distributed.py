@@ -28,6 +28,7 @@ import torch.distributed as dist
 from . import _namespace, ops, sampling
 from ._core import Noise
 from ._slices import Slices, is_sharded, share
+from ._typing import Sampled
 from .model import Fusion, Model
 from .schedule import Schedule
 
@@ -36,13 +37,21 @@ __all__ = ["Sharded", "gathered", "sample"]
 T = TypeVar("T")
 
 
-def sample(model: Any, shape: Sequence[int], *, group: Any = None, **settings: Any) -> Any:
+def sample(
+    model: Any,
+    shape: Sequence[int],
+    *,
+    group: Any = None,
+    like: Sampled | None = None,
+    start: tuple[Sampled, float] | None = None,
+    **settings: Any,
+) -> Sampled:
     """This process's share of the samples ``(B, *event)``, bit-equal to its slice of what one process draws.
 
     Rank r of w has the samples r·B//w to (r + 1)·B//w. Processes do not wait for each other.
 
     Args:
-        model, settings: as for `scorefusion.sample`; ``start=(x, t)`` and ``first_sample=`` are those of all samples.
+        model, like, settings: as for `scorefusion.sample`; ``start=(x, t)`` and ``first_sample=`` are of all samples.
         shape: ``(B, *event)``, of all processes together.
         group: a torch.distributed process group; by default all processes.
 
@@ -58,18 +67,21 @@ def sample(model: Any, shape: Sequence[int], *, group: Any = None, **settings: A
     if len(shape) < 1 or min(shape) < 0:
         raise ValueError(f"shape must be (B, *event), got {shape}")
     begin, end = share(shape[0], dist.get_rank(group), dist.get_world_size(group))
-    first, start = settings.pop("first_sample", 0), settings.pop("start", None)
+    first = settings.pop("first_sample", 0)
     if _namespace.is_array(first):
         if tuple(first.shape) != shape[:1]:
             raise ValueError(f"first_sample must be a number or ({shape[0]},), got shape {tuple(first.shape)}")
         first = first[begin:end]
     else:
         first = operator.index(first) + begin
-    if start is not None and isinstance(start, (tuple, list)) and len(start) == 2 and _namespace.is_array(start[0]):
-        if tuple(start[0].shape) != shape:
-            raise ValueError(f"start must be (x, t) with x of shape {shape}, got {tuple(start[0].shape)}")
-        start = start[0][begin:end], start[1]
-    return sampling.sample(model, (end - begin, *shape[1:]), first_sample=first, start=start, **settings)
+    ours: Any = start
+    if isinstance(ours, (tuple, list)) and len(ours) == 2 and _namespace.is_array(ours[0]):
+        if tuple(ours[0].shape) != shape:
+            raise ValueError(f"start must be (x, t) with x of shape {shape}, got {tuple(ours[0].shape)}")
+        ours = ours[0][begin:end], ours[1]
+    settings.update(start=ours, first_sample=first)
+    x: Sampled = sampling.sample(model, (end - begin, *shape[1:]), like=like, **settings)
+    return x
 
 
 def gathered(make: Callable[[], T], group: Any, doing: str) -> list[T]:

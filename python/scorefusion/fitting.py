@@ -45,7 +45,7 @@ Float64 = NDArray[np.float64]
 _EPSILON = 1 << 63 | 0x6669 << 40  # the stream of ε in a fit
 _TIMES = _EPSILON | 1  # ... and of t
 _BLOCK = 256  # data whose rows are worked off together, draw after draw
-_BESIDE = 1 << 24  # bytes of a batch: larger ones are not made, nor kept, while models work on another
+_BESIDE = 1 << 15, 1 << 24  # bytes of a batch that is worth waking a thread for, and not dear to keep beside another
 _APART = 1 << 32  # from the data of one process's loader to those of the next
 _CHECKPOINT_SECONDS = 2.0
 _LEAST_ALPHA = 1e-3  # bins, and times uniform in log-SNR, end at this σ/α = 10³ where a schedule goes on to α = 0
@@ -1034,7 +1034,7 @@ class _Run:
         here = _Placed(rows, x0, self.models)
         begin, end = statistics.rows, b * self.settings.draws
         batches = [slice(low, min(low + self.batch_size, end)) for low in range(begin, end, self.batch_size)]
-        beside = here.on_host and self.batch_size * x0[:1].nbytes <= _BESIDE
+        beside = here.on_host and _BESIDE[0] <= self.batch_size * x0[:1].nbytes <= _BESIDE[1]
         noised: _Noised | None = None
         following: _Noised | None = None
         try:
@@ -1151,7 +1151,7 @@ def _nobody_else_holds(arrays: list[Any]) -> bool:
 def _owns_memory(array: Any) -> bool:
     if isinstance(array, np.ndarray):
         return array.base is None and array.flags.owndata
-    return _is_torch(array) and _sole_owner(array) and array.untyped_storage().resizable()
+    return _is_torch(array) and _sole_owner(array) and array.untyped_storage().resizable()  # not that of an ndarray
 
 
 class _Placed:

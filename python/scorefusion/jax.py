@@ -62,7 +62,7 @@ def gram(u: Sequence[Any]) -> jax.Array:
     return G
 
 
-def residual(u: Sequence[Any], c: Any) -> Residual:
+def residual(u: Sequence[Any], c: Any) -> Residual[jax.Array]:
     """r_b = Σ_j c_bj u_bj: ``.loss (B,)`` = |r_b|², ``.grad (B, m)`` = 2 <u_bj, r_b>; products and sums are float64.
 
     Args:

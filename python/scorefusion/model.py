@@ -28,6 +28,7 @@ from . import _namespace
 from ._arguments import SEEDS, number, real, whole
 from ._host import on_host
 from ._slices import Slices
+from ._typing import Array
 from .reference import normal
 from .schedule import Discrete, Schedule
 
@@ -46,14 +47,16 @@ class Linear(NamedTuple):
     a: tuple[Any, ...]  # m floats or (B,) float64
     b: Any  # float or (B,) float64
 
-    def evaluate(self, x: Any) -> Any:
+    def evaluate(self, x: Array) -> Array:
         """The sum, ``(B, *event)``."""
-        if _is(self.b, 0):
-            if len(self.out) == 1 and _is(self.a[0], 1) and type(self.out[0]) is not Slices:
-                return self.out[0]
-            if self.out:
-                return _namespace.combine(self.out, self.a)
-        return _namespace.combine([*self.out, x], [*self.a, self.b])
+        y: Array
+        if not (self.out and _is(self.b, 0)):
+            y = _namespace.combine([*self.out, x], [*self.a, self.b])
+        elif len(self.out) == 1 and _is(self.a[0], 1) and type(self.out[0]) is not Slices:
+            y = self.out[0]
+        else:
+            y = _namespace.combine(self.out, self.a)
+        return y
 
 
 class _Reading(NamedTuple):
@@ -120,27 +123,27 @@ class Model:
         self._native = schedule  # that of fn, also when seen under another
         self._name = "the model"
 
-    def __call__(self, x: Any, t: Any) -> Any:
+    def __call__(self, x: Array, t: Any) -> Array:
         """The score at x ``(B, *event)``, t a float or ``(B,)``."""
         return self.score(x, t)
 
-    def score(self, x: Any, t: Any) -> Any:
+    def score(self, x: Array, t: Any) -> Array:
         """s = ∇ log p_t(x)"""
         return self.linear(x, t, "score").evaluate(x)
 
-    def epsilon(self, x: Any, t: Any) -> Any:
+    def epsilon(self, x: Array, t: Any) -> Array:
         """ε̂ = −σ s, the noise in x."""
         return self.linear(x, t, "epsilon").evaluate(x)
 
-    def x0(self, x: Any, t: Any) -> Any:
+    def x0(self, x: Array, t: Any) -> Array:
         """x̂₀ = (x + σ² s)/α, the mean of the data that x may come from."""
         return self.linear(x, t, "x0").evaluate(x)
 
-    def v(self, x: Any, t: Any) -> Any:
+    def v(self, x: Array, t: Any) -> Array:
         """v̂ = α ε̂ − σ x̂₀"""
         return self.linear(x, t, "v").evaluate(x)
 
-    def flow(self, x: Any, t: Any) -> Any:
+    def flow(self, x: Array, t: Any) -> Array:
         """û = α′ x̂₀ + σ′ ε̂ (times the schedule's ``unit``), the velocity of the probability flow."""
         return self.linear(x, t, "flow").evaluate(x)
 
@@ -565,7 +568,9 @@ def _out_of_range(t: float, schedule: Schedule, name: str, seen: _Level | None) 
     with np.errstate(all="ignore"):
         levels = f"σ/α from {np.exp(np.float64(-high / 2)):.4g} to {np.exp(np.float64(-low / 2)):.4g}"
         asked = f"t = {t:.6g}"
-        if seen is not None:
+        if seen is not None and math.isnan(t):  # α = 0, which has no t where there is always a signal
+            asked = f"noise alone by {seen.schedule}"
+        elif seen is not None:
             asked = (
                 f"σ/α = {np.exp(-np.float64(schedule.logsnr(t)) / 2):.6g} by {seen.schedule}, which is t = {t:.6g} here"
             )
@@ -796,6 +801,10 @@ def check(model: Any, data: Any, *, schedule: Schedule | None = None, seed: int 
     best = min(residuals, key=lambda reading: residuals[reading])
     if not _clearly_better(losses[best], losses[declared]):
         best = declared
+    else:  # of readings that are as good the one that changes least: of data from N(0, 1) the best v is 0, at any t
+        alike = [reading for reading in residuals if not _clearly_better(losses[best], losses[reading])]
+        changed = {reading: sum(a != b for a, b in zip(reading, declared, strict=True)) for reading in alike}
+        best = min(alike, key=lambda reading: (changed[reading], residuals[reading]))
     return ModelCheck(
         ok=best == declared and residuals[declared] < 0.5 * math.exp(float(np.mean(nothing))),
         predicts=best[0],

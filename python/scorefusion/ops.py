@@ -27,25 +27,44 @@ A call that fails has written nothing, unless CUDA failed or Ctrl-C came while t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import _core
 from ._arguments import whole
 from ._core import Noise as Noise
+from ._typing import Array, Small
+
+Float64 = NDArray[np.float64]
 
 
-class CombineGram(NamedTuple):
-    """What `combine_gram` returns."""
+if not TYPE_CHECKING:  # Python 3.10 has no generic NamedTuple
 
-    y: Any  # (B, *event)
-    G: Any  # (B, m, m) float64
+    class CombineGram(NamedTuple):
+        """What `combine_gram` returns."""
+
+        y: Array  # (B, *event)
+        G: Small  # (B, m, m) float64
+
+    class Residual(NamedTuple):
+        """What `residual` returns."""
+
+        loss: Small  # (B,) float64
+        grad: Small  # (B, m) float64
 
 
-class Residual(NamedTuple):
-    """What `residual` returns."""
+if TYPE_CHECKING:
+    import torch
 
-    loss: Any  # (B,) float64
-    grad: Any  # (B, m) float64
+    class CombineGram(NamedTuple, Generic[Array, Small]):
+        y: Array
+        G: Small
+
+    class Residual(NamedTuple, Generic[Small]):
+        loss: Small
+        grad: Small
 
 
 class Resampled(NamedTuple):
@@ -66,6 +85,14 @@ _resample = _core.resample
 _resample_below = _core.resample_below
 
 
+@overload
+def combine(u: Sequence[Any], c: Any, *, out: Array) -> Array: ...
+@overload
+def combine(u: Sequence[torch.Tensor | Noise], c: Any) -> torch.Tensor: ...
+@overload
+def combine(u: Sequence[NDArray[Any] | Noise], c: Any) -> NDArray[Any]: ...
+@overload
+def combine(u: Sequence[Any], c: Any, *, out: Any = None) -> Any: ...
 def combine(u: Sequence[Any], c: Any, *, out: Any = None) -> Any:
     """y_b = Σ_j c_bj u_bj
 
@@ -93,6 +120,12 @@ def combine(u: Sequence[Any], c: Any, *, out: Any = None) -> Any:
     return _combine(u, c, out)
 
 
+@overload
+def gram(u: Sequence[torch.Tensor | Noise]) -> torch.Tensor: ...  # type: ignore[overload-overlap]  # noise alone
+@overload
+def gram(u: Sequence[NDArray[Any] | Noise]) -> Float64: ...
+@overload
+def gram(u: Sequence[Any], *, out: Any = None) -> Any: ...
 def gram(u: Sequence[Any], *, out: Any = None) -> Any:
     """G_bij = <u_bi, u_bj>
 
@@ -116,6 +149,16 @@ def gram(u: Sequence[Any], *, out: Any = None) -> Any:
     return _gram(u, out)
 
 
+@overload
+def combine_gram(
+    u: Sequence[torch.Tensor | Noise], c: Any, *, out: torch.Tensor | None = None
+) -> CombineGram[torch.Tensor, torch.Tensor]: ...
+@overload
+def combine_gram(
+    u: Sequence[NDArray[Any] | Noise], c: Any, *, out: NDArray[Any] | None = None
+) -> CombineGram[NDArray[Any], Float64]: ...
+@overload
+def combine_gram(u: Sequence[Any], c: Any, *, out: Any = None) -> CombineGram: ...
 def combine_gram(u: Sequence[Any], c: Any, *, out: Any = None) -> CombineGram:
     """y_b = Σ_j c_bj u_bj and G_bij = <u_bi, u_bj>, both in one read
 
@@ -139,6 +182,14 @@ def combine_gram(u: Sequence[Any], c: Any, *, out: Any = None) -> CombineGram:
     return CombineGram._make(_combine_gram(u, c, out))
 
 
+@overload
+def residual(
+    u: Sequence[torch.Tensor | Noise], c: Any, *, out: torch.Tensor | None = None
+) -> Residual[torch.Tensor]: ...
+@overload
+def residual(u: Sequence[NDArray[Any] | Noise], c: Any, *, out: NDArray[Any] | None = None) -> Residual[Float64]: ...
+@overload
+def residual(u: Sequence[Any], c: Any, *, out: Any = None) -> Residual: ...
 def residual(u: Sequence[Any], c: Any, *, out: Any = None) -> Residual:
     """r_b = Σ_j c_bj u_bj,  loss_b = |r_b|²,  grad_bj = ∂loss_b/∂c_bj = 2 <u_bj, r_b>
 
@@ -163,6 +214,18 @@ def residual(u: Sequence[Any], c: Any, *, out: Any = None) -> Residual:
     return Residual._make(_residual(u, c, out))
 
 
+@overload
+def resample(
+    log_weights: torch.Tensor, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> torch.Tensor: ...
+@overload
+def resample(
+    log_weights: NDArray[Any], *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> NDArray[np.int64]: ...
+@overload
+def resample(
+    log_weights: Any, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
+) -> Any: ...
 def resample(
     log_weights: Any, *, method: str = "systematic", seed: int = 0, stream: int = 0, first_group: int = 0
 ) -> Any:

@@ -26,7 +26,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -38,6 +38,7 @@ from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
 from ._sum import Sum, combine_gram, inner, rows_of
+from ._typing import Array, Sampled
 from .model import _one_of, as_models
 from .schedule import Schedule
 
@@ -51,10 +52,10 @@ _COLLAPSED = 2.0  # an effective sample size below which weights say nothing any
 
 
 @dataclass(frozen=True)
-class Particles:
+class Particles(Generic[Array]):
     """Weighted samples, in groups that know nothing of one another: Σ_i w_i f(x_i) estimates the mean of f."""
 
-    x: Any  # (B, *event)
+    x: Array  # (B, *event)
     log_weight: Any  # (B,) float64: their log-sum-exp is 0 in each group
     ess: float  # how many unweighted samples the particles are worth: (Σ w)²/Σ w², all groups together
     log_z: float  # log of the integral of the product; for `steer`, log of the mean of exp(strength · reward)
@@ -63,7 +64,7 @@ class Particles:
     log_z_of_groups: Float64  # (groups,)
     ess_at: Float64 = field(repr=False)  # (steps, groups): before resampling
 
-    def sample(self, n: int, seed: int = 0) -> Any:
+    def sample(self, n: int, seed: int = 0) -> Array:
         """n draws ``(n, *event)``, unweighted; groups count by their share of Z."""
         n, seed = whole("n", n), whole("seed", seed, 0, SEEDS)
         log_weight = _namespace.host(self.log_weight).reshape(len(self.log_z_of_groups), -1)
@@ -71,7 +72,8 @@ class Particles:
         total = np.cumsum(w)
         u = (np.arange(n) + _uniform(seed)) / max(n, 1) * total[-1]  # systematic
         drawn = np.minimum(np.searchsorted(total, u, side="right"), len(w) - 1)
-        return _namespace.take(self.x, np.random.default_rng([seed, n]).permutation(drawn))
+        x: Array = _namespace.take(self.x, np.random.default_rng([seed, n]).permutation(drawn))
+        return x
 
     def plot(self, ax: Any = None) -> Any:
         """The effective sample size over the steps, and how the weights are spread."""
@@ -91,13 +93,13 @@ def sample_product(
     method: str = "systematic",
     groups: int = 1,
     scale: float = 1.0,
-    like: Any = None,
+    like: Sampled | None = None,
     times: str | ArrayLike = "logsnr",
     first_sample: int = 0,
     schedule: Schedule | None = None,
     callback: Callable[[int, float, Any, Any], Any] | None = None,
     progress: bool = False,
-) -> Particles:
+) -> Particles[Sampled]:
     """Weighted samples of Π_i q_i^powers_i at the last of the times, exactly in the limit of many particles and steps.
 
     With powers on the simplex, the KL barycenter Π q_i^λ_i of the models, where `sample` of their `Fusion` gives the
@@ -116,7 +118,7 @@ def sample_product(
         scale: the width of the data, roughly (their standard deviation). Results do not depend on it in the limit of
             many steps.
         like: an array whose framework, device and dtype the particles have; float32 NumPy if None.
-        times: "uniform", "logsnr", "karras", or decreasing times, as in `sample`.
+        times: "uniform", "logsnr", "karras", "signal", or decreasing times, as in `sample`.
         first_sample: the number of the first particle, a multiple of the size of a group: groups that are drawn apart
             have the bits that they have together.
         schedule: that of x and t, by default the models' common one.
@@ -200,13 +202,13 @@ def steer(
     resample_below: float = 0.5,
     method: str = "systematic",
     groups: int = 1,
-    like: Any = None,
+    like: Sampled | None = None,
     times: str | ArrayLike = "logsnr",
     start: tuple[Any, float] | None = None,
     first_sample: int = 0,
     schedule: Schedule | None = None,
     progress: bool = False,
-) -> Particles:
+) -> Particles[Sampled]:
     """Weighted samples of p(x) exp(strength · reward(x)), steered by the rewards of the x̂₀ on the way.
 
     Every so many steps particles take a weight (a potential) by the reward r of their x̂₀, and are resampled when the

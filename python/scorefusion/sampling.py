@@ -16,6 +16,7 @@ from . import solver as solvers
 from ._arguments import function
 from ._progress import Progress
 from ._run import prepare, without_gradients
+from ._typing import Sampled
 from .schedule import Schedule
 
 __all__ = ["sample"]
@@ -28,9 +29,9 @@ def sample(
     solver: Any = "dpm++2m",
     steps: int = 50,
     seed: int = 0,
-    like: Any = None,
+    like: Sampled | None = None,
     times: str | ArrayLike = "logsnr",
-    start: tuple[Any, float] | None = None,
+    start: tuple[Sampled, float] | None = None,
     first_sample: Any = 0,
     first_step: int = 0,
     guidance: Callable[[Any, Any, Any], Any] | None = None,
@@ -38,7 +39,7 @@ def sample(
     schedule: Schedule | None = None,
     callback: Callable[[int, float, Any, Any], Any] | None = None,
     progress: bool = False,
-) -> Any:
+) -> Sampled:
     """Samples ``(B, *event)`` of the model at the last of the times, by default the t_min of its schedule.
 
     Sample b depends on the seed and on ``first_sample + b`` alone, bit for bit, however many are drawn at a time, as
@@ -52,8 +53,9 @@ def sample(
         steps: how many; the model is called once in each, twice by Heun's method and the predictor–corrector.
         like: an array whose framework, device and dtype the samples have; float32 NumPy if None. In float16 or
             bfloat16 the model is given and samples are returned in that, but the state between is float32.
-        times: "uniform" in t, "logsnr" uniform in the log-SNR, "karras" uniform in ρ^(1/7), or decreasing times, both
-            ends included; a last time of 0, if there is no noise at 0, returns x̂₀.
+        times: "uniform" in t, "logsnr" uniform in the log-SNR, "karras" uniform in ρ^(1/7), "signal" between
+            uniform in the log-SNR and in 1/(1 + ρ²), where scores of data of unit scale change; or decreasing times,
+            both ends included; a last time of 0, if there is no noise at 0, returns x̂₀.
         start: (x, t), to begin elsewhere than from noise at t_max: from an image noised to t, or from where a run was.
         first_sample: the index of the first sample, or ``(B,)`` int64, one for each.
         first_step: the step that `start` is at. With the times, steps and seed of a run that was interrupted it goes on
@@ -105,4 +107,5 @@ def sample(
             step(i, x0, before)
             before = x0.u[0] if remembers else None
             shown.advance(1)
-    return run.result()
+    x: Sampled = run.result()
+    return x

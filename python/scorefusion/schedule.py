@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _namespace
 from ._arguments import real
 from ._host import on_host
+from ._typing import Array, of_time
 
 __all__ = [
     "EDM",
@@ -61,36 +62,47 @@ class Schedule(ABC):
     @abstractmethod
     def _time(self, xp: Any, logsnr: Any) -> Any: ...
 
+    @of_time
     def alpha(self, t: Any) -> Any:
         """α(t), of the shape of t, as for all that follows."""
         return _namespace.in_float64(self._alpha, t)
 
+    @of_time
     def sigma(self, t: Any) -> Any:
         """σ(t)"""
         return _namespace.in_float64(self._sigma, t)
 
+    @of_time
     def dalpha(self, t: Any) -> Any:
         """α′(t)"""
         return _namespace.in_float64(self._dalpha, t)
 
+    @of_time
     def dsigma(self, t: Any) -> Any:
         """σ′(t) = (dσ²/dt) / 2σ"""
         return _namespace.in_float64(self._dsigma, t)
 
+    @of_time
     def f(self, t: Any) -> Any:
         """f = α′/α, the drift's rate."""
         return _namespace.in_float64(self._f, t)
 
+    @of_time
     def g2(self, t: Any) -> Any:
         """g² = dσ²/dt − 2 f σ², the square of the diffusion coefficient."""
         return _namespace.in_float64(
             lambda xp, t: self._dvariance(xp, t) - 2 * self._f(xp, t) * self._variance(xp, t), t
         )
 
+    @of_time
     def logsnr(self, t: Any) -> Any:
         """ℓ = log(α²/σ²): ∞ where there is no noise, −∞ where there is nothing else."""
         return _namespace.in_float64(self._logsnr, t)
 
+    @overload
+    def time(self, logsnr: float) -> float: ...
+    @overload
+    def time(self, logsnr: Array) -> Array: ...
     def time(self, logsnr: Any) -> Any:
         """The t at which the log-SNR has this value: the inverse of `logsnr`."""
         return _namespace.in_float64(self._time, logsnr, "logsnr")
@@ -238,9 +250,6 @@ class Cosine(Schedule):
         (self.s,) = _positive(s=s)
         self._rate = math.pi / 2 / (1 + self.s)
         self._cos, self._sin = math.cos(self._rate * self.s), math.sin(self._rate * self.s)
-
-    def _theta(self, t: Any) -> Any:
-        return self._rate * (t + self.s)
 
     def _alpha(self, xp: Any, t: Any) -> Any:
         """cos θ is the sine of what is missing to ½π, which leaves 0 at t = 1."""

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from . import _core
 from ._arguments import real, whole
-from ._host import at_home, on_host, spacing_of
+from ._host import Values, at_home, on_host, spacing_of
 
 Method = Literal["exponentiated", "frank-wolfe", "softmax", "projected"]
 
@@ -100,7 +100,7 @@ class SimplexDescent:
         self._descent = _core.SimplexDescent(k, method, rate, None if start is None else on_host(start, "start"))
 
     @property
-    def weights(self) -> Any:
+    def weights(self) -> Values:
         """λ ``(k,)``, a fresh NumPy array in float64."""
         return self._descent.weights
 

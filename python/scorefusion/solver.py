@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ._arguments import real
-from ._sum import Sum
+from ._sum import Sum as Sum
 
 __all__ = [
     "DDIM",
@@ -41,6 +41,7 @@ __all__ = [
     "PredictorCorrector",
     "Solver",
     "Step",
+    "Sum",
 ]
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +32,7 @@ from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
 from ._sum import MOST, Sum, combine, combine_gram, gram, inner, rows_of
+from ._typing import Array, Sampled
 from .model import Fusion, _Level, _one_of
 from .schedule import Schedule
 
@@ -41,6 +42,7 @@ Float64 = NDArray[np.float64]
 
 _KERNEL = 16  # models that the kernel takes
 _CUT = 1e-10  # of the largest eigenvalue: below it, scores have no difference in a direction
+_LONGEST_CORRECTED = 6.0, 0.5  # steps of "and" with a correction, which is that of short ones: the rest comes later
 _ROUNDING = {
     "float64": 4e-15,
     "float32": 1e-12,
@@ -48,10 +50,10 @@ _ROUNDING = {
 
 
 @dataclass(frozen=True)
-class Superposition:
+class Superposition(Generic[Array]):
     """What `superpose` returns."""
 
-    x: Any  # (B, *event)
+    x: Array  # (B, *event)
     log_density: Any  # (B, k) float64: log q_i of x at the last of the times, in nats, as it was estimated on the way
     unbiased: bool  # is that an estimate of the true log q_i(x), right in the limit of many steps?
     weights: Any = None  # (steps, B, k) float64, if asked for: κ, with y′ = y + h Σ_i κ_i s_i + √h z
@@ -73,9 +75,9 @@ def superpose(
     probes: int | str | None = None,
     steps: int = 200,
     seed: int = 0,
-    like: Any = None,
-    times: str | ArrayLike = "logsnr",
-    start: tuple[Any, float] | None = None,
+    like: Sampled | None = None,
+    times: str | ArrayLike | None = None,
+    start: tuple[Sampled, float] | None = None,
     log_density: Any = None,
     first_sample: Any = 0,
     first_step: int = 0,
@@ -84,7 +86,7 @@ def superpose(
     trace: bool = False,
     callback: Callable[[int, float, Any, Any], Any] | None = None,
     progress: bool = False,
-) -> Superposition:
+) -> Superposition[Sampled]:
     """Samples ``(B, *event)`` of k models superposed, and the log density of each under every model.
 
     One step is one call of every model and one read of what they return (two for "and"); sample b depends on the seed
@@ -113,7 +115,8 @@ def superpose(
         steps: how many.
         seed: of all noise.
         like: an array whose framework, device and dtype the samples have; float32 NumPy if None.
-        times: "uniform", "logsnr", "karras", or decreasing times, as in `sample`.
+        times: "uniform", "logsnr", "karras", "signal", or decreasing times, as in `sample`. By default "logsnr", with a
+            correction "signal": its error is made where the scores' curvature changes.
         start: (x, t), to begin elsewhere than from noise at t_max.
         log_density: ``(B, k)``, that of ``start``; if None, that of pure noise, N(0, σ²).
         first_sample: the index of the first sample, or ``(B,)`` int64, one for each.
@@ -144,6 +147,8 @@ def superpose(
     _one_of("noise", noise, ("sde", "ode"))
     if correct is not None:
         _one_of("correct", correct, ("curvature",))
+    if times is None:
+        times = "logsnr" if correct is None else "signal"
     run = prepare(
         models,
         shape,
@@ -233,11 +238,12 @@ class _Numbers:
     Vectors are rows of V ``(n, m)`` or ``(B, n, m)``, coefficients of operands: s_1 … s_k, s_un if there is one, and z.
     """
 
-    __slots__ = ("beta", "eta", "k", "q", "root", "tau", "w")
+    __slots__ = ("beta", "eta", "k", "longest", "q", "root", "tau", "w")
 
     def __init__(self, k: int, eta: float, root: float, q: float, w: float | None) -> None:
         self.k, self.eta, self.root, self.q, self.w = k, eta, root, q, w
         self.tau: Any = None  # (B, k)
+        self.longest = _core.longest_step, _core.longest_detour  # of "and": see csrc/math/superposition.h
 
     def drift(self, kappa: Any) -> Any:
         """What κ ``(k,)`` or ``(B, k)`` makes of dy: the coefficients of the rows, ``(n,)`` or ``(B, n)``."""
@@ -266,6 +272,7 @@ class _Path:
         self.ode = noise == "ode"
         self._guidance_scale = guidance_scale
         self.gained: Any = None  # (B, k), beyond what is common to all
+        self._late: Any = 0.0  # (B, k), of "and" corrected: what steps of bounded length have not brought yet
         self._common: Any = None  # (B,), log N(x; 0, σ²) at the beginning ...
         self._since = 0  # ... and the level of that
 
@@ -348,12 +355,18 @@ class _Path:
         found = weigh.known(i, small, self.gained)
         if found is None:
             G = _namespace.if_on_host(gram(small.u))
+            beta, before = weigh.beta[i], self.gained
             if corrected:
                 assert isinstance(small, _General)
                 directions = small.directions(G)
                 if directions:
                     numbers.tau = 0.5 * h * self._curvature(i, small.u, directions)
-            kappa, c, self.gained = small.equalise(weigh.beta[i], G, self.gained)
+                numbers.longest = _LONGEST_CORRECTED
+                beta = _there(beta, before) - self._late
+            kappa, c, self.gained = small.equalise(beta, G, before)
+            if corrected:
+                late = self.gained - before - beta
+                self._late = late - late.mean(-1)[..., None]
             run.x = combine(small.u, c, run.x, run._room())
         else:
             kappa, c = found
@@ -586,7 +599,8 @@ class _General:
             right = right + n.tau
         right = right - right.mean(-1)[..., None]
         turned = xp.matmul(xp.swapaxes(U, -1, -2), right[..., None])
-        most = math.sqrt(2 * n.q) * _core.longest_step + (n.eta * abs(w) * _core.longest_detour) * xp.sqrt(largest)
+        step, detour = n.longest
+        most = math.sqrt(2 * n.q) * step + (n.eta * abs(w) * detour) * xp.sqrt(largest)
         longest = most * xp.sqrt(inverse)
         along = xp.minimum(xp.maximum(inverse * turned[..., 0], -longest), longest)
         a = xp.matmul(U, along[..., None])[..., 0] / (n.eta * w)
