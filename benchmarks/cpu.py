@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,49 +15,14 @@ import torch
 
 import scorefusion as sf
 
-from . import fitting, peers, pipelines, sampling, superposition, training
-from .harness import OURS, Contender, Goal, Line, Result, Times, measure
-from .peaks import read_all, streaming_copy
-from .report import read_results
-
-MIB = 2**20
-EVENT = 3 * 64 * 64  # elements of a sample where a group does not say otherwise
-
-
-@dataclass(frozen=True)
-class Options:
-    size: int  # bytes of one float32 operand
-    threads: int
-    seconds: float  # for each line
-    quick: bool
-
-
-def coefficients(m: int) -> list[float]:
-    return [0.5 / (j + 1) for j in range(m)]
-
-
-def operands(m: int, samples: int, event: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-    """m different tensors (samples, event), every page of them touched."""
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(samples, event, generator=generator)
-    return [(base + j).to(dtype) for j in range(m)]
+from . import density, fitting, peers, pipelines, processes, report, sampling, scaling, simplex, superposition, training
+from .harness import MIB, OURS, At, Contender, Goal, Line, Options, Result, measure, times_of
+from .peaks import Yardsticks
+from .peers import EVENT, coefficients, operands
 
 
 def samples_of(options: Options) -> int:
     return max(1, options.size // (4 * EVENT))
-
-
-class Yardsticks:
-    """Copies of one array far beyond the cache, and a read of it."""
-
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, threads: int):
-        source, to = (tensor.view(torch.uint8).numpy() for tensor in (x, y))
-        moved = 2 * source.nbytes
-        self.streaming = Contender(
-            "streaming copy", partial(streaming_copy, to, source, threads), moved, yardstick=True
-        )
-        self.copy = Contender("torch copy_", lambda: y.copy_(x), moved, yardstick=True)
-        self.read = Contender("read", partial(read_all, source, threads), source.nbytes, yardstick=True)
 
 
 def combine(options: Options) -> Iterator[Line]:
@@ -73,20 +37,20 @@ def combine(options: Options) -> Iterator[Line]:
             yard.streaming,
             yard.copy,
             Contender(OURS, lambda v=v, c=c: sf.combine(v, c, out=y), moved),
-            Contender("torch eager", partial(peers.eager_combine, v, c, y), moved),
             Contender("torch in place", partial(peers.eager_combine_in_place, v, c, y), moved),
         ]
         goals = [Goal("bandwidth", of_copy, "torch copy_"), Goal("bandwidth", of_streaming, "streaming copy")]
         if m == 4:
             arrays = [u_j.numpy() for u_j in v]
             contenders += [
+                Contender("torch eager", partial(peers.eager_combine, v, c, y), moved),
                 Contender("torch.compile", peers.compiled_combine(v, c, y), moved),
                 Contender("NumPy", partial(peers.numpy_combine, arrays, c, y.numpy(), np.empty_like(arrays[0])), moved),
             ]
             if in_jax := peers.jax_combine(arrays, c):
                 contenders.append(Contender("JAX jit (fresh output)", in_jax, moved))
             goals.append(Goal("speed", 3.0, "torch eager"))
-        yield Line(f"combine, m = {m}, float32, into out", contenders, goals)
+        yield Line(f"combine, m = {m}, float32, into out", contenders, goals, At("combine", "operands m", m))
 
 
 def half(options: Options) -> Iterator[Line]:
@@ -136,9 +100,10 @@ def reductions(options: Options) -> Iterator[Line]:
         v, c = u[:m], coefficients(m)
         read = m * y.nbytes
         goals = [Goal("bandwidth", of_read, "read")]
-        dtypes = (torch.float32, torch.float64) if m <= 4 else (torch.float32,)  # float64 stacks of 8 are gigabytes
+        dtypes = {2: (torch.float32, torch.float64), 4: (torch.float32,)}.get(m, ())  # larger stacks take many seconds
         stacked = [Contender(f"stack, matmul {str(d)[6:]}", partial(peers.stacked_gram, v, d), read) for d in dtypes]
-        yield Line(f"gram, m = {m}, float32", [yard.read, Contender(OURS, partial(sf.gram, v), read), *stacked], goals)
+        ours = Contender(OURS, partial(sf.gram, v), read)
+        yield Line(f"gram, m = {m}, float32", [yard.read, ours, *stacked], goals, At("gram", "operands m", m))
 
         c_torch = torch.tensor(c, dtype=torch.float64)
         stacked = [
@@ -149,6 +114,7 @@ def reductions(options: Options) -> Iterator[Line]:
             f"residual, m = {m}, float32",
             [yard.read, Contender(OURS, partial(sf.residual, v, c), read), *stacked],
             goals,
+            At("residual", "operands m", m),
         )
 
         alone = Contender("combine alone", lambda v=v, c=c: sf.combine(v, c, out=y), read + y.nbytes, yardstick=True)
@@ -235,7 +201,7 @@ def noise(options: Options) -> Iterator[Line | Result]:
                 str(saved),
             ]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-            yield from read_results(saved)
+            yield from report.read(saved).results
 
 
 def noise_of_one_core(options: Options) -> Iterator[Line]:
@@ -290,13 +256,15 @@ def jax(options: Options) -> Iterator[Line]:
 
 
 def importing(options: Options) -> Iterator[Result]:
-    """What `import scorefusion` adds to importing NumPy, in fresh processes."""
-    program = "import numpy, time; t = time.perf_counter(); import scorefusion; print(time.perf_counter() - t)"
+    """What `import scorefusion` adds to importing NumPy, in fresh processes; the yardstick is NumPy's own import."""
+    program = (
+        "import time; a = time.perf_counter(); import numpy; b = time.perf_counter(); import scorefusion; "
+        "print(b - a, time.perf_counter() - b)"
+    )
     rounds = 3 if options.quick else 15
-    seconds = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(rounds)]
-    low, median, high = (float(q) for q in np.percentile(seconds, [25, 50, 75]))
-    times = {OURS: Times(median, low, high, rounds, bytes=0, yardstick=False)}
-    yield Result("import scorefusion, beyond NumPy", times, [Goal("seconds", 30e-3)])
+    seconds = [subprocess.check_output([sys.executable, "-c", program]).split() for _ in range(rounds)]
+    numpy, ours = (times_of([float(each[i]) for each in seconds], yardstick=not i) for i in range(2))
+    yield Result("import scorefusion, beyond NumPy", {"import numpy": numpy, OURS: ours}, [Goal("seconds", 30e-3)])
 
 
 GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
@@ -311,18 +279,21 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
     "small": small,
     "jax": jax,
     "import": importing,
-    "fit": lambda options: fitting.cost(options.quick),
-    "sampling": lambda options: sampling.steps(options.quick),
-    "superposition": lambda options: superposition.steps(options.quick),
-    "training": lambda options: training.step(options.quick),
-    "pipelines": lambda options: pipelines.fused(options.quick),
+    "simplex": simplex.solvers,
+    "fit": fitting.learning,
+    "sampling": sampling.steps,
+    "superposition": superposition.steps,
+    "densities": density.densities,
+    "training": training.step,
+    "pipelines": pipelines.fused,
+    "scaling": scaling.scaling,
+    "processes": processes.processes,
 }
 PARTS = {"noise-of-one-core": noise_of_one_core}  # run by a group, not by themselves
 
 
-def run(groups: list[str], options: Options) -> Iterator[Result]:
+def run(group: str, options: Options) -> Iterator[Result]:
     torch.set_num_threads(options.threads)
     sf.set_num_threads(options.threads)
-    for group in groups:
-        for line in (GROUPS | PARTS)[group](options):
-            yield line if isinstance(line, Result) else measure(line, options.seconds)
+    for line in (GROUPS | PARTS)[group](options):
+        yield line if isinstance(line, Result) else measure(line, options.seconds)

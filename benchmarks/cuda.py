@@ -11,8 +11,8 @@ import torch
 import scorefusion as sf
 
 from . import peers
-from .cpu import EVENT, Options, coefficients
-from .harness import OURS, Contender, Goal, Line, Result, Run, measure
+from .harness import OURS, At, Contender, Goal, Line, Options, Result, Run, measure
+from .peers import EVENT, coefficients
 
 OPERANDS = range(2, 9)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -51,6 +51,7 @@ def device_copy(x: torch.Tensor, y: torch.Tensor) -> Contender:
 
 
 def combine(options: Options) -> Iterator[Line]:
+    """Into `out`, against a device copy."""
     for name, dtype in DTYPES.items():
         u = operands(max(OPERANDS), options.size, dtype)
         y = torch.empty_like(u[0])
@@ -64,10 +65,12 @@ def combine(options: Options) -> Iterator[Line]:
                     Contender("torch in place", partial(peers.eager_combine_in_place, v, c, y), moved),
                 ],
                 [SHARE],
+                At(f"combine, {name}", "operands m", m),
             )
 
 
 def reductions(options: Options) -> Iterator[Line]:
+    """gram, residual and combine_gram, against a device copy and against stacking by hand."""
     for name, dtype in DTYPES.items():
         u = operands(max(OPERANDS), options.size, dtype)
         y = torch.empty_like(u[0])
@@ -83,6 +86,7 @@ def reductions(options: Options) -> Iterator[Line]:
                     Contender("stack, matmul float32", partial(peers.stacked_gram, v, torch.float32), read),
                 ],
                 [SHARE],
+                At(f"gram, {name}", "operands m", m),
             )
             yield Line(
                 f"residual, m = {m}, {name}",
@@ -94,12 +98,14 @@ def reductions(options: Options) -> Iterator[Line]:
                     ),
                 ],
                 [SHARE],
+                At(f"residual, {name}", "operands m", m),
             )
             both = Contender(OURS, lambda v=v, c=c, y=y: sf.combine_gram(v, c, out=y), read + y.nbytes)
             yield Line(f"combine_gram, m = {m}, {name}, into out", [copy, both])
 
 
 def noise(options: Options) -> Iterator[Line]:
+    """Noise that is never stored, against torch's own."""
     for name, dtype in DTYPES.items():
         (x,) = operands(1, options.size, dtype)
         y, z = torch.empty_like(x), sf.Noise(7)
@@ -121,17 +127,22 @@ def particles(options: Options) -> Iterator[Line]:
     for groups, n in [(1, 20_000), (1, 1 << 20), (1000, 64)]:
         log_weights = torch.randn(groups, n, device="cuda", dtype=torch.float64)
         ours = Contender(OURS, partial(sf.resample, log_weights), 2 * log_weights.nbytes)
-        yield Line(f"resample, {groups} × {n} particles", [ours])
+        peer = Contender("torch eager", partial(peers.torch_resample, log_weights), 2 * log_weights.nbytes)
+        yield Line(f"resample, {groups} × {n} particles", [ours, peer])
 
 
 def host(options: Options) -> Iterator[Result]:
     """What a call costs the host: three operands of 4 × 16."""
     u = [torch.randn(4, 16, device="cuda") for _ in range(3)]
-    c, calls = [0.5, 0.3, 0.2], {"combine": sf.combine, "gram": lambda u, c: sf.gram(u), "residual": sf.residual}
-    for name, operation in calls.items():
-        contenders = [Contender(OURS, partial(operation, u, c))]
-        if name == "combine":
-            contenders.append(Contender("torch eager", lambda: c[0] * u[0] + c[1] * u[1] + c[2] * u[2]))
+    c = [0.5, 0.3, 0.2]
+    c_torch = torch.tensor(c, device="cuda")
+    calls: dict[str, tuple[Run, Run]] = {
+        "combine": (partial(sf.combine, u, c), lambda: c[0] * u[0] + c[1] * u[1] + c[2] * u[2]),
+        "gram": (partial(sf.gram, u), partial(peers.stacked_gram, u, torch.float32)),
+        "residual": (partial(sf.residual, u, c), partial(peers.stacked_residual, u, c_torch, torch.float32)),
+    }
+    for name, (ours, eager) in calls.items():
+        contenders = [Contender(OURS, ours), Contender("torch eager", eager)]
         line = Line(f"host time of a call, {name}, 3 operands of 4 × 16", contenders, [Goal("seconds", 6e-6)])
         yield measure(line, options.seconds, host_clock)
 
@@ -145,7 +156,6 @@ GROUPS: dict[str, Callable[[Options], Iterator[Line | Result]]] = {
 }
 
 
-def run(groups: list[str], options: Options) -> Iterator[Result]:
-    for group in groups:
-        for line in GROUPS[group](options):
-            yield line if isinstance(line, Result) else measure(line, options.seconds, event_clock)
+def run(group: str, options: Options) -> Iterator[Result]:
+    for line in GROUPS[group](options):
+        yield line if isinstance(line, Result) else measure(line, options.seconds, event_clock)

@@ -1,16 +1,13 @@
-"""``python -m benchmarks.fitting``: what a fit costs beside its models, and how good λ is after so many evaluations.
+"""What a fit costs beside its models, and how good λ is after so many evaluations.
 
 The models are mixtures in one dimension whose scores are wrong here and there, as those of networks are.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +16,13 @@ from numpy.typing import NDArray
 import scorefusion as sf
 from scorefusion.analytic import GaussianMixture
 
-from .harness import OURS, Goal, Result, Times
-from .report import machine, results_path
+from .harness import OURS, At, Goal, Options, Result, times_of
 
 Array = NDArray[np.float64]
 VP = sf.schedule.VP()
 PASSES = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+SGD = "SGD as published"
+EXCESS = "excess loss"
 EARLY = (1e-7, 1e-4)
 
 
@@ -70,17 +68,10 @@ def thin(
     log.append((time.perf_counter(), 0.0))
     times = np.array(log)
     ours = (times[1:, 0] - times[:-1, 1]).reshape(-1, draws * k).sum(axis=1) / draws
-    alone = np.array([_operations(data[:batch], outs, k * seconds) for _ in range(len(ours) * draws // 2)])
-    quartiles = {
-        "the operations alone": np.percentile(alone, [25, 50, 75]),
-        OURS: np.percentile(ours, [25, 50, 75]),
-    }
+    alone = [_operations(data[:batch], outs, k * seconds) for _ in range(len(ours) * draws // 2)]
     return Result(
         f"fit, {framework}, D = {D}, {predicts}: per batch of {batch}, beside {k} model calls of {seconds * 1e3:g} ms",
-        {
-            name: Times(median, low, high, len(ours), bytes=0, yardstick=name != OURS)
-            for name, (low, median, high) in quartiles.items()
-        },
+        {"the operations alone": times_of(alone, yardstick=True), OURS: times_of(ours)},
         [Goal("seconds", k * seconds * 0.05 / 0.95)],
     )
 
@@ -128,17 +119,18 @@ TARGET = GaussianMixture([0.45, 0.55], [[-1.6], [1.4]], [0.5, 0.5])
 MODELS = [wrong(mixture, i) for i, mixture in enumerate(MIXTURES)]
 
 
-def ours(data: Array, passes: float, seed: int) -> Array:
+def ours(data: Array, passes: float, seed: int) -> sf.Fit:
     """`fit` with one evaluation of each model for each datum and pass; a pair of draws for some of the data if fewer
     than two."""
     some = data[: max(2, int(len(data) * min(passes / 2, 1)))]
-    return sf.fit(MODELS, some, draws=max(2, int(passes)), seed=seed, progress=False).weights
+    return sf.fit(MODELS, some, draws=max(2, int(passes)), seed=seed, progress=False)
 
 
-def sgd(data: Array, seed: int) -> dict[float, Array]:
-    """λ after each number of passes over the data by SGD on softmax logits, rate 0.1 and momentum 0.9, as published."""
-    rng, descent, found = np.random.default_rng(seed), sf.SimplexDescent(len(MODELS), method="softmax"), {}
-    steps, batch = 16, len(data) // 16
+def sgd(data: Array, seed: int) -> Iterator[tuple[float, Array, int, float]]:
+    """Passes over the data, λ after them, calls of models and seconds so far, by SGD on softmax logits, rate 0.1 and
+    momentum 0.9, as published."""
+    rng, descent = np.random.default_rng(seed), sf.SimplexDescent(len(MODELS), method="softmax")
+    steps, batch, begin = 16, len(data) // 16, time.perf_counter()
     for step in range(int(PASSES[-1] * steps)):
         if step % steps == 0:
             order = rng.permutation(len(data))
@@ -150,42 +142,48 @@ def sgd(data: Array, seed: int) -> dict[float, Array]:
         grad = sf.residual([*(model(x, t) for model in MODELS), noise], c).grad
         descent.step((sigma[:, None] * grad[:, :-1]).mean(axis=0))
         if (step + 1) / steps in PASSES:
-            found[(step + 1) / steps] = descent.weights
-    return found
+            yield (step + 1) / steps, descent.weights, (step + 1) * len(MODELS), time.perf_counter() - begin
 
 
-def cheap(seeds: int, n: int = 1024, truth: int = 2048) -> dict[str, dict[float, list[float]]]:
-    """The excess loss (L − L*) / (L(uniform) − L*) of each seed's data, L by very many draws."""
-    excess: dict[str, dict[float, list[float]]] = {name: {p: [] for p in PASSES} for name in (OURS, "SGD")}
+def cheap(seeds: int, n: int = 1024, truth: int = 2048) -> Iterator[Result]:
+    """The excess loss (L − L*) / (L(uniform) − L*), L by very many draws: its median over data sets, at equal numbers
+    of evaluations; then what it takes to come that near."""
+    columns = ("seconds", "model calls", EXCESS)
+    found = np.empty((2, len(PASSES), len(columns), seeds))
     for seed in range(seeds):
         data = TARGET.sample(n, seed=seed)
         exact = sf.fit(MODELS, data, draws=truth, seed=10**6 + seed, batch_size=8192, progress=False)
         uniform = exact.loss_at(np.full(len(MODELS), 1 / len(MODELS)))
-        by_sgd = sgd(data, seed)
-        for passes in PASSES:
-            for name, weights in ((OURS, ours(data, passes, seed)), ("SGD", by_sgd[passes])):
-                excess[name][passes].append((exact.loss_at(weights) - exact.loss) / (uniform - exact.loss))
-    return excess
 
+        def excess(weights: Array, exact: sf.Fit = exact, uniform: float = uniform) -> float:
+            return (exact.loss_at(weights) - exact.loss) / (uniform - exact.loss)
 
-def cheap_table(excess: dict[str, dict[float, list[float]]]) -> str:
-    rows = ["excess loss (L − L*) / (L(uniform) − L*) at equal numbers of evaluations: median (lowest … highest)"]
-    rows.append(f"  {'passes':>8}" + "".join(f"{name:>14}{'':>24}" for name in excess))
-    for passes in PASSES:
-        row = f"  {passes:>8g}"
-        for values in excess.values():
-            low, median, high = np.percentile(values[passes], [0, 50, 100])
-            row += f"{median:>14.1e}{f'({low:.0e} … {high:.0e})':>24}"
-        rows.append(row)
-    worse = [p for p in PASSES if np.median(excess[OURS][p]) > np.median(excess["SGD"][p])]
-    rows.append(f"  ours is worse after {worse} passes" if worse else "  ours is never worse")
-    return "\n".join(rows)
+        for i, (passes, (_, weights, calls, seconds)) in enumerate(zip(PASSES, sgd(data, seed), strict=True)):
+            fit = ours(data, passes, seed)
+            found[0, i, :, seed] = fit.seconds, fit.model_calls, excess(fit.weights)
+            found[1, i, :, seed] = seconds, calls, excess(weights)
+
+    def result(title: str, rows: tuple[int, int], at: At | None = None) -> Result:
+        """Ours at one number of passes, and theirs at one."""
+        times, figures = {}, {}
+        for name, each, row in zip((OURS, SGD), found, rows, strict=True):
+            times[name] = times_of(each[row, 0])
+            figures[name] = {} if at else {"passes": PASSES[row]}
+            figures[name] |= {columns[c]: float(np.median(each[row, c])) for c in (1, 2)}
+        return Result(title, times, at=at).with_figures(figures)
+
+    for i, passes in enumerate(PASSES):
+        yield result(f"λ after {passes:g} passes over {n} data", (i, i), At("λ", "passes over the data", passes))
+    medians = np.median(found[:, :, 2], axis=-1)
+    for near in (0.1, 0.01, 0.001):
+        rows = [int(np.argmax(each <= near)) if (each <= near).any() else len(PASSES) - 1 for each in medians]
+        yield result(f"λ to an excess loss of {near:g}, or {PASSES[-1]} passes", (rows[0], rows[1]))
 
 
 # ---- Early times
 
 
-def early(seeds: int, n: int = 64, draws: int = 16) -> dict[str, float]:
+def early(seeds: int, n: int = 64, draws: int = 16) -> Result:
     """The standard deviation of λ_0 (its sign free) over seeds, of the early-time loss of two models."""
     models, data = MODELS[:2], TARGET.sample(n, seed=5)
 
@@ -201,29 +199,20 @@ def early(seeds: int, n: int = 64, draws: int = 16) -> dict[str, float]:
         b, D = statistics.total()[0, 1:3]
         return 1 + b / D  # r_0 + λ_1 d_1 is least
 
-    sd = [float(np.std([weight(seed) for seed in range(seeds)])) for weight in (paired, unpaired)]
-    return {"pairs": sd[0], "no pairs": sd[1], "ratio": sd[1] / sd[0]}
+    times, figures = {}, {}
+    for name, weight in ((OURS, paired), ("noise without pairs", unpaired)):
+        weights, seconds = [], []
+        for seed in range(seeds):
+            begin = time.perf_counter()
+            weights.append(weight(seed))
+            seconds.append(time.perf_counter() - begin)
+        times[name], figures[name] = times_of(seconds), {"standard deviation of λ_0": float(np.std(weights))}
+    return Result(f"λ of the early-time loss, {n} data, {draws} draws", times).with_figures(figures)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fitting", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=6, help="(default %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="does it run? numbers mean nothing")
-    parser.add_argument("--output", type=Path, help="JSON file (default in benchmarks/results; none if quick)")
-    arguments = parser.parse_args()
-    excess = cheap(1, n=128, truth=64) if arguments.quick else cheap(arguments.seeds)
-    print(cheap_table(excess), end="\n\n")
-    spread = early(2 if arguments.quick else 64)
-    print("early-time loss, 16 draws, standard deviation of λ_0 over seeds:")
-    print(f"  pairs {spread['pairs']:.2g}, no pairs {spread['no pairs']:.2g}: {spread['ratio']:.0f} times")
-
-    about = machine("cpu")
-    output = arguments.output or (None if arguments.quick else results_path(about, "fitting"))
-    if output:
-        content = about | {"excess loss": excess, "standard deviation of λ_0, early times": spread}
-        output.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        print(f"written to {output}")
-
-
-if __name__ == "__main__":
-    main()
+def learning(options: Options) -> Iterator[Result]:
+    """What a fit costs beside its models' calls; and how near λ comes to the optimum, against the published SGD on
+    softmax logits: the excess loss is (L − L*)/(L(uniform) − L*), the median over data sets."""
+    yield from cost(options.quick)
+    yield from cheap(1, n=128, truth=64) if options.quick else cheap(8)
+    yield early(2 if options.quick else 64)

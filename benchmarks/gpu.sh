@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU, from a checkout: build, resource report, the whole test suite on the device, the four
-# compute-sanitizer tools, the benchmarks. One JSON with the machine's name goes to benchmarks/results.
+# compute-sanitizer tools, the benchmarks. One JSON with the machine's name goes to benchmarks/results, and its tables and
+# pictures to the page there.
 #
 #   benchmarks/gpu.sh [--quick]      quick: short benchmarks, whose numbers mean nothing
 #
@@ -169,4 +170,5 @@ for step in steps:
 print(f"written to {target}")
 sys.exit(0 if report["passed"] else 1)
 PYTHON
+[ -n "$quick" ] || "$reader" -m benchmarks --page || failed=1
 exit "$failed"

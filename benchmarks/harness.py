@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,8 +14,18 @@ Run = Callable[[], object]
 Clock = Callable[[Run, int], float]  # (run, calls) -> seconds for all of them
 
 OURS = "scorefusion"
+MIB = 2**20
 SHORTEST = 2e-3  # seconds of one timing, by as many calls as it takes
 REST = 2e-3  # seconds before each: threads of the one before still spin
+LONG = 50e-3  # seconds of a call in which the time its threads take to wake is nothing
+
+
+@dataclass(frozen=True)
+class Options:
+    size: int  # bytes of one float32 operand
+    threads: int
+    seconds: float  # for each line
+    quick: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,10 @@ class Goal:
         reached = self.reached(times)
         return bool(reached <= self.number if self.kind in ("seconds", "memory") else reached >= self.number)
 
+    def readable(self, times: dict[str, Times]) -> str:
+        reached = self.reached(times)
+        return readable(reached) if self.kind == "seconds" else f"{reached:.2f}"
+
 
 @dataclass(frozen=True)
 class Times:
@@ -66,10 +80,25 @@ class Times:
     bytes: int
     yardstick: bool
     memory: int = 0  # bytes held at most;  0: not measured
+    figures: dict[str, float] = field(default_factory=dict)  # what else it cost, or how wrong it is: less is better
 
     @property
     def bandwidth(self) -> float:
         return self.bytes / self.median
+
+    @property
+    def cost(self) -> float:
+        """What is compared: bytes where they were measured, for then a profiler was watching; else seconds."""
+        return self.memory or self.median
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a line stands in its group's picture."""
+
+    series: str
+    axis: str
+    x: float
 
 
 @dataclass(frozen=True)
@@ -79,31 +108,48 @@ class Line:
     title: str
     contenders: Sequence[Contender]
     goals: Sequence[Goal] = ()
+    at: At | None = None
 
 
 @dataclass(frozen=True)
 class Result:
     title: str
     times: dict[str, Times]
-    goals: Sequence[Goal] = field(default_factory=tuple)
+    goals: Sequence[Goal] = ()
+    at: At | None = None
+
+    def others(self) -> dict[str, Times]:
+        """All but ours, and but what we do in other ways."""
+        return {name: t for name, t in self.times.items() if not name.startswith(OURS)}
 
     def peers(self) -> dict[str, Times]:
-        return {name: t for name, t in self.times.items() if name != OURS and not t.yardstick}
+        return {name: t for name, t in self.others().items() if not t.yardstick}
 
     def missed(self) -> list[str]:
         return [
-            f"{self.title}: {goal}: reached {_number(goal, self.times)}"
+            f"{self.title}: {goal}: reached {goal.readable(self.times)}"
             for goal in self.goals
             if not goal.is_met(self.times)
         ]
 
     def lost(self) -> list[str]:
-        ours = self.times[OURS]
-        return [
-            f"{self.title}: {name} takes {t.median / ours.median:.2f} of our time"
-            for name, t in self.peers().items()
-            if t.median < ours.median
-        ]
+        """Peers that take less time, or have a lower figure."""
+        ours, found = self.times[OURS], []
+        for name, t in self.peers().items():
+            lower = [
+                f"{figure} {t.figures[figure]:.2g} where we have {value:.2g}"
+                for figure, value in ours.figures.items()
+                if t.figures.get(figure, value) < value
+            ]
+            if t.cost < ours.cost:
+                lower.insert(0, f"takes {t.cost / ours.cost:.2f} of our {'memory' if t.memory else 'time'}")
+            if lower:
+                found.append(f"{self.title}: {name}: {', '.join(lower)}")
+        return found
+
+    def with_figures(self, figures: dict[str, dict[str, float]]) -> Result:
+        """Those of each contender."""
+        return replace(self, times={name: replace(t, figures=figures.get(name, {})) for name, t in self.times.items()})
 
     def table(self) -> str:
         """Contenders by name; GB/s and its share of the first yardstick; `×`: their time over ours."""
@@ -114,25 +160,32 @@ class Result:
             rate = f"{t.bandwidth / 1e9:8.2f} GB/s" if t.bytes else " " * 13
             rate = f"{t.memory / 2**20:9.1f} MiB" if t.memory else rate
             share = f"{t.bandwidth / yardstick.bandwidth:6.2f}" if t.bytes and yardstick else " " * 6
-            against = "" if t.yardstick or name == OURS else f"{t.median / self.times[OURS].median:8.2f} ×"
-            rows.append(f"  {name:<28}{readable(t.median):>10}   {spread:<24}{rate}{share}{against}".rstrip())
+            against = "" if t.yardstick or name == OURS else f"{t.cost / self.times[OURS].cost:8.2f} ×"
+            figures = "".join(f"  {figure} {value:.3g}" for figure, value in t.figures.items())
+            rows.append(f"  {name:<28}{readable(t.median):>10}   {spread:<24}{rate}{share}{against}{figures}".rstrip())
         for goal in self.goals:
             verdict = "met" if goal.is_met(self.times) else "MISSED"
-            rows.append(f"    {verdict:<7}{goal}: {_number(goal, self.times)}")
+            rows.append(f"    {verdict:<7}{goal}: {goal.readable(self.times)}")
         return "\n".join(rows)
 
     def as_dict(self) -> dict[str, object]:
-        times = {name: asdict(t) | ({"GB/s": t.bandwidth / 1e9} if t.bytes else {}) for name, t in self.times.items()}
         goals = [
             asdict(goal) | {"reached": goal.reached(self.times), "met": goal.is_met(self.times)} for goal in self.goals
         ]
-        return {"title": self.title, "times": times, "goals": goals}
+        times = {name: _without(asdict(t), "bytes", "memory", "figures") for name, t in self.times.items()}
+        at = None if self.at is None else asdict(self.at)
+        return {"title": self.title} | _without({"at": at, "times": times, "goals": goals}, "at", "goals")
 
     @staticmethod
-    def from_dict(saved: dict) -> Result:
-        fields = {name: {key: value for key, value in t.items() if key != "GB/s"} for name, t in saved["times"].items()}
-        goals = [Goal(goal["kind"], goal["number"], goal["peer"]) for goal in saved["goals"]]
-        return Result(saved["title"], {name: Times(**t) for name, t in fields.items()}, goals)
+    def from_dict(saved: dict[str, Any]) -> Result:
+        times = {name: Times(**({"bytes": 0} | t)) for name, t in saved["times"].items()}
+        goals = [Goal(goal["kind"], goal["number"], goal["peer"]) for goal in saved.get("goals", ())]
+        return Result(saved["title"], times, goals, At(**saved["at"]) if "at" in saved else None)
+
+
+def _without(saved: dict[str, Any], *if_empty: str) -> dict[str, Any]:
+    """As short as it can be."""
+    return {key: value for key, value in saved.items() if value or key not in if_empty}
 
 
 def wall_clock(run: Run, calls: int) -> float:
@@ -144,24 +197,31 @@ def wall_clock(run: Run, calls: int) -> float:
 
 def measure(line: Line, seconds: float, clock: Clock = wall_clock) -> Result:
     """Times the contenders in turn for about `seconds`, at least 3 rounds; one timing lasts `SHORTEST` or longer."""
-    calls = {}
+    calls, wakes = {}, {}
     for contender in line.contenders:
         contender.run()  # compiles, allocates
-        calls[contender.name] = max(1, math.ceil(SHORTEST / max(clock(contender.run, 1), 1e-9)))
+        once = max(clock(contender.run, 1), 1e-9)
+        calls[contender.name], wakes[contender.name] = max(1, math.ceil(SHORTEST / once)), once < LONG
     samples: dict[str, list[float]] = {contender.name: [] for contender in line.contenders}
     start, rounds = time.perf_counter(), 0
     while rounds < 3 or time.perf_counter() - start < seconds:
         for contender in line.contenders:
             time.sleep(REST)
-            contender.run()  # wakes its threads
+            if wakes[contender.name]:
+                contender.run()  # wakes its threads
             samples[contender.name].append(clock(contender.run, calls[contender.name]) / calls[contender.name])
         rounds += 1
 
     def times(contender: Contender) -> Times:
-        low, median, high = (float(q) for q in np.percentile(samples[contender.name], [25, 50, 75]))
-        return Times(median, low, high, rounds, contender.bytes, contender.yardstick)
+        return times_of(samples[contender.name], contender.bytes, contender.yardstick)
 
-    return Result(line.title, {contender.name: times(contender) for contender in line.contenders}, line.goals)
+    return Result(line.title, {contender.name: times(contender) for contender in line.contenders}, line.goals, line.at)
+
+
+def times_of(seconds: Sequence[float], bytes: int = 0, yardstick: bool = False) -> Times:
+    """The median and the quartiles of what was measured in each round."""
+    low, median, high = (float(q) for q in np.percentile(seconds, [25, 50, 75]))
+    return Times(median, low, high, len(seconds), bytes, yardstick)
 
 
 def readable(seconds: float) -> str:
@@ -169,8 +229,3 @@ def readable(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
-
-
-def _number(goal: Goal, times: dict[str, Times]) -> str:
-    reached = goal.reached(times)
-    return readable(reached) if goal.kind == "seconds" else f"{reached:.2f}"

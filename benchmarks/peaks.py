@@ -7,9 +7,13 @@ import functools
 import os
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from .harness import Contender
 
 
 @functools.cache
@@ -37,3 +41,16 @@ def streaming_copy(to: np.ndarray, source: np.ndarray, threads: int) -> None:
 def read_all(source: np.ndarray, threads: int) -> None:
     """Reads every byte of a contiguous array once."""
     _library().read_all(source.ctypes.data, source.nbytes, threads)
+
+
+class Yardsticks:
+    """Copies of one array far beyond the cache, and a read of it."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, threads: int):
+        source, to = (tensor.view(torch.uint8).numpy() for tensor in (x, y))
+        moved = 2 * source.nbytes
+        self.streaming = Contender(
+            "streaming copy", partial(streaming_copy, to, source, threads), moved, yardstick=True
+        )
+        self.copy = Contender("torch copy_", lambda: y.copy_(x), moved, yardstick=True)
+        self.read = Contender("read", partial(read_all, source, threads), source.nbytes, yardstick=True)

@@ -1,4 +1,4 @@
-"""The same work as others do it: NumPy, torch eager, torch.compile, JAX, and a hand-stacked matmul."""
+"""The work, and the same as others do it: NumPy, torch eager, torch.compile, JAX, and a hand-stacked matmul."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ import numpy as np
 import torch
 
 Tensors = Sequence[torch.Tensor]
+
+EVENT = 3 * 64 * 64  # elements of a sample where a group does not say otherwise
+
+
+def coefficients(m: int) -> list[float]:
+    return [0.5 / (j + 1) for j in range(m)]
+
+
+def operands(m: int, samples: int, event: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """m different tensors (samples, event), every page of them touched."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(samples, event, generator=generator)
+    return [(base + j).to(dtype) for j in range(m)]
 
 
 def eager_combine(u: Tensors, c: Sequence[float], y: torch.Tensor) -> None:
@@ -76,6 +89,14 @@ def numpy_resample(log_weights: np.ndarray) -> np.ndarray:
     total = np.cumsum(w, axis=1)
     points = (np.arange(n) + u) / n * total[:, -1:]
     return np.stack([np.searchsorted(c, p, side="right") for c, p in zip(total, points, strict=True)])
+
+
+def torch_resample(log_weights: torch.Tensor) -> torch.Tensor:
+    """Systematic, group by group."""
+    groups, n = log_weights.shape
+    u = torch.rand(groups, 1, dtype=log_weights.dtype, device=log_weights.device)
+    points = (torch.arange(n, device=log_weights.device) + u) / n
+    return torch.searchsorted(torch.softmax(log_weights, 1).cumsum(1), points)
 
 
 def stacked_gram(u: Tensors, dtype: torch.dtype) -> torch.Tensor:

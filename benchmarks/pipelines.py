@@ -9,7 +9,7 @@ import torch
 
 import scorefusion as sf
 
-from .harness import OURS, Contender, Goal, Line
+from .harness import OURS, Contender, Goal, Line, Options
 
 
 class Ready(torch.nn.Module):
@@ -23,10 +23,11 @@ class Ready(torch.nn.Module):
         return (self.out,)
 
 
-def fused(quick: bool) -> Iterator[Line]:
-    """Called as Stable Diffusion does, guided, for latents of images of 512 and 1024 pixels."""
+def fused(options: Options) -> Iterator[Line]:
+    """What a fused network adds to its branches, called as Stable Diffusion does, guided, for images of 512 and 1024
+    pixels; the branches return what lies ready."""
     with torch.no_grad():
-        for side in (8,) if quick else (64, 128):
+        for side in (8,) if options.quick else (64, 128):
             for dtype in (torch.float32, torch.bfloat16):
                 yield fused_of_two(side, dtype)
 

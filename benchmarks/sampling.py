@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 import scorefusion as sf
 
-from .harness import OURS, Contender, Goal, Line, Result, Times
+from .harness import OURS, Contender, Goal, Line, Options, Result, times_of, wall_clock
 
 VP = sf.schedule.VP()
 WEIGHTS = [0.1, 0.2, 0.3, 0.4]
@@ -29,24 +29,29 @@ def levels(steps: int) -> tuple[list[float], list[float]]:
     return VP.alpha(t).tolist(), VP.sigma(t).tolist()
 
 
-def eager(solver: str, outs: list[torch.Tensor], x: torch.Tensor, steps: int) -> torch.Tensor:
-    """The steps as one writes them in torch."""
+def eager(solver: str, outs: list[Any], weights: list[float], x: Any, steps: int) -> Any:
+    """The steps as one writes them in torch or NumPy."""
     alpha, sigma = levels(steps)
+    normal = torch.randn_like if isinstance(x, torch.Tensor) else like_numpy
     before = None
     for i in range(steps):
         a, s, a1, s1 = alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]
-        epsilon = sum(weight * out for weight, out in zip(WEIGHTS, outs, strict=True))
+        epsilon = sum(weight * out for weight, out in zip(weights, outs, strict=True))
         x0 = (x - s * epsilon) / a
         if solver == "ddim":
             x = a1 * x0 + s1 * epsilon
         elif solver == "ddpm":
             r = s1 * a / (a1 * s)
-            x = a1 * x0 + s1 * r * epsilon + s1 * (1 - r * r) ** 0.5 * torch.randn_like(x)
+            x = a1 * x0 + s1 * r * epsilon + s1 * (1 - r * r) ** 0.5 * normal(x)
         else:
             r = s1 / s
             x = r * x + (a1 - r * a) * (x0 if before is None else 1.5 * x0 - 0.5 * before)
             before = x0
     return x
+
+
+def like_numpy(x: np.ndarray, rng: np.random.Generator = np.random.default_rng(0)) -> np.ndarray:  # noqa: B008
+    return rng.standard_normal(x.shape, x.dtype)
 
 
 def schedulers() -> dict[str, Callable[[], Any]]:
@@ -59,6 +64,7 @@ def schedulers() -> dict[str, Callable[[], Any]]:
         "ddim": lambda: diffusers.DDIMScheduler(clip_sample=False),
         "ddpm": lambda: diffusers.DDPMScheduler(clip_sample=False),
         "dpm++2m": diffusers.DPMSolverMultistepScheduler,
+        "dpm++2m-sde": lambda: diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
     }
 
 
@@ -75,51 +81,46 @@ def theirs(make: Callable[[], Any], out: torch.Tensor, x: torch.Tensor, steps: i
 def images(quick: bool) -> Iterator[Line]:
     """Twenty steps at 64 × 3 × 64 × 64: k = 4 against torch eager, k = 1 against diffusers' scheduler.step."""
     shape = (2, 3, 8, 8) if quick else (64, 3, 64, 64)
-    steps = 20
+    steps, size = 20, " × ".join(map(str, shape))
     x, *outs = (torch.randn(shape) for _ in range(5))
     fused, one = sf.Fusion([ready(out) for out in outs], WEIGHTS), ready(outs[0])
-    made = schedulers()
 
-    def ours(model: sf.Model, solver: str) -> Callable[[], Any]:
-        return lambda: sf.sample(model, shape, solver=solver, steps=steps, like=x)
+    def ours(model: sf.Model, solver: str) -> Contender:
+        return Contender(OURS, lambda: sf.sample(model, shape, solver=solver, steps=steps, like=x))
 
     with torch.inference_mode():
         for solver in SOLVERS:
-            yield Line(
-                f"{steps} steps of {solver}, k = 4, {' × '.join(map(str, shape))}",
-                [
-                    Contender(OURS, ours(fused, solver)),
-                    Contender("torch eager", lambda solver=solver: eager(solver, outs, x, steps)),
-                ],
-                [Goal("speed", 3.0, "torch eager")],
+            peer = Contender("torch eager", partial(eager, solver, outs, WEIGHTS, x, steps))
+            goal = Goal("speed", 3.0, "torch eager")
+            yield Line(f"{steps} steps of {solver}, k = 4, {size}", [ours(fused, solver), peer], [goal])
+        for solver, make in schedulers().items():
+            peer, goal = (
+                Contender("diffusers", partial(theirs, make, outs[0], x, steps)),
+                Goal("speed", 3.0, "diffusers"),
             )
-            if solver in made:
-                yield Line(
-                    f"{steps} steps of {solver}, k = 1, {' × '.join(map(str, shape))}",
-                    [
-                        Contender(OURS, ours(one, solver)),
-                        Contender("diffusers", lambda solver=solver: theirs(made[solver], outs[0], x, steps)),
-                    ],
-                    [Goal("speed", 3.0, "diffusers")],
-                )
+            yield Line(f"{steps} steps of {solver}, k = 1, {size}", [ours(one, solver), peer], [goal])
 
 
 def tiny(quick: bool) -> Iterator[Result]:
-    """Seconds of a step of 4 × 16 beyond the models, which return at once."""
-    steps, rounds = (10, 3) if quick else (1000, 15)
+    """Seconds of a step of 4 × 16 beyond the models, which return at once; ours, and as one writes it."""
+    steps, rounds = (10, 3) if quick else (1000, 9)
     for framework, k, solver in product(("NumPy", "torch"), (1, 4), SOLVERS):
         like = np.zeros((4, 16), np.float32) if framework == "NumPy" else torch.zeros(4, 16)
-        model = ready(like) if k == 1 else sf.Fusion([ready(like)] * k, WEIGHTS)
-        seconds = []
-        for _ in range(rounds):
-            begin = time.perf_counter()
-            sf.sample(model, (4, 16), solver=solver, steps=steps, like=like)
-            seconds.append((time.perf_counter() - begin) / steps)
-        low, median, high = (float(q) for q in np.percentile(seconds, [25, 50, 75]))
-        times = {OURS: Times(median, low, high, rounds, bytes=0, yardstick=False)}
+        weights = WEIGHTS if k == 4 else [1.0]
+        model = ready(like) if k == 1 else sf.Fusion([ready(like)] * k, weights)
+        runs = {
+            OURS: partial(sf.sample, model, (4, 16), solver=solver, steps=steps, like=like),
+            f"{framework} as one writes it": partial(eager, solver, [like] * k, weights, like, steps),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _, (name, run) in product(range(rounds), runs.items()):
+            seconds[name].append(wall_clock(run, 1) / steps)
+        times = {name: times_of(values) for name, values in seconds.items()}
         yield Result(f"a step of {solver}, 4 × 16, k = {k}, {framework}", times, [Goal("seconds", 12e-6)])
 
 
-def steps(quick: bool) -> Iterator[Line | Result]:
-    yield from tiny(quick)
-    yield from images(quick)
+def steps(options: Options) -> Iterator[Line | Result]:
+    """What a step of a sampler costs beside the models' calls: small ones as one writes them, large ones as one writes
+    them, and by diffusers' schedulers."""
+    yield from tiny(options.quick)
+    yield from images(options.quick)

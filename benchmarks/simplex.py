@@ -1,19 +1,17 @@
-"""``python -m benchmarks.simplex``: the exact solver against others."""
+"""The exact solver of the simplex against others."""
 
 from __future__ import annotations
 
-import argparse
+import importlib.util
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 import scorefusion as sf
 
-from .harness import OURS, Contender, Goal, Line, measure
-from .report import summary
+from .harness import OURS, Contender, Goal, Line, Options
 
 Array = NDArray[np.float64]
 
@@ -42,6 +40,8 @@ def with_clarabel(Q: Array, q: Array) -> Array:
 
 
 def with_slsqp(Q: Array, q: Array) -> Array:
+    from scipy.optimize import minimize
+
     k = len(q)
     return minimize(
         lambda w: w @ Q @ w + q @ w, np.full(k, 1 / k), jac=lambda w: 2 * Q @ w + q, method="SLSQP",
@@ -49,32 +49,18 @@ def with_slsqp(Q: Array, q: Array) -> Array:
     ).x  # fmt: skip
 
 
-def lines() -> Iterator[Line]:
-    for k, limit in ((8, 20e-6), (256, 10e-3)):
+def solvers(options: Options) -> Iterator[Line]:
+    """λᵀQλ + qᵀλ over the simplex, exactly, against solvers of quadratic programs; half of the weights end at zero."""
+    for k, limit in ((8, 20e-6),) if options.quick else ((8, 20e-6), (256, 10e-3)):
         rng = np.random.default_rng(0)
         A = rng.normal(size=(2 * k, k))
-        Q, q = A.T @ A / k, rng.normal(size=k) / k  # about half of the weights are positive
-        solvers = {
-            OURS: lambda Q, q: sf.minimize_on_simplex(Q, q),
-            "quadprog": with_quadprog,
-            "clarabel": with_clarabel,
-        }
-        if k == 8:
-            solvers["SLSQP"] = with_slsqp
-        contenders = [Contender(name, partial(solve, Q, q)) for name, solve in solvers.items()]
+        Q, q = A.T @ A / k, rng.normal(size=k) / k
+        contenders = [Contender(OURS, partial(sf.minimize_on_simplex, Q, q))]
+        for name, package, solve in (
+            ("quadprog", "quadprog", with_quadprog),
+            ("clarabel", "clarabel", with_clarabel),
+            ("SLSQP", "scipy", with_slsqp),
+        ):
+            if importlib.util.find_spec(package) and (k == 8 or solve is not with_slsqp):  # which takes minutes
+                contenders.append(Contender(name, partial(solve, Q, q)))
         yield Line(f"λᵀQλ + qᵀλ over the simplex, k = {k}", contenders, [Goal("seconds", limit)])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.simplex", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each line (default %(default)s)")
-    arguments = parser.parse_args()
-    results = []
-    for line in lines():
-        results.append(measure(line, arguments.seconds))
-        print(results[-1].table(), flush=True, end="\n\n")
-    print(summary(results))
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
-import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,9 +15,6 @@ from docutils.utils.math.latex2mathml import tex2mathml
 import scorefusion as sf
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-import measured  # noqa: E402
 
 project = "scorefusion"
 author = "the scorefusion authors"
@@ -26,7 +22,6 @@ project_copyright = "2026, the scorefusion authors"
 version = release = sf.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_generated/*"]
 default_role = "py:obj"  # `combine` in a docstring
 html_theme = "furo"
 html_title = f"scorefusion {version}"
@@ -51,13 +46,10 @@ _MADE_FOR_YOU = ("Fit", "TimeWeights", "Step", "Fused", "CompiledStep")  # not b
 _SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Fields:")
 
 
-def copy_what_lies_elsewhere(app: Any) -> None:
-    """Notebooks and measured tables, into the source: Sphinx reads no files but those below it."""
+def copy_notebooks(app: Any) -> None:
+    """Into the source: Sphinx reads no files but those below it."""
     shutil.rmtree(HERE / "notebooks", ignore_errors=True)
     shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    generated = HERE / "_generated"
-    generated.mkdir(exist_ok=True)
-    measured.write(HERE.parent / "benchmarks" / "results", generated)
 
 
 def fields_of(cls: type) -> list[str]:
@@ -134,7 +126,7 @@ def display_math(writer: Any, node: Any) -> None:
 
 def setup(app: Any) -> None:
     app.add_html_math_renderer("mathml", (inline_math, None), (display_math, None))
-    app.connect("builder-inited", copy_what_lies_elsewhere)
+    app.connect("builder-inited", copy_notebooks)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", undo_type, priority=900)  # after it
     app.connect("autodoc-process-signature", signature)

@@ -1,7 +1,9 @@
 """Files: a fit that was killed goes on to the same bits, and nothing that is not ours is read or overwritten."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,3 +266,128 @@ def test_a_write_that_fails_leaves_the_old_file(path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         learn(DATA[:10]).save(path)
     assert path.read_bytes() == before
+
+
+# Files that suffered, and disks that are full
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file of ours, its bytes, and what it holds."""
+    path = tmp_path / "small"
+    _files.write(path, "fit", {"settings": {"k": 2}}, {"start": np.arange(3), "sums": np.ones((3, 1, 5))})
+    return path, path.read_bytes(), _files.read(path, "fit")
+
+
+def test_every_bit_flipped_gives_an_error_or_the_content(small):
+    """SCOREFUSION_FLIPS=8 flips all bits of every byte; else two of them."""
+    path, whole, (meta, arrays) = small
+    for at in range(len(whole)):
+        for bit in sorted({0, at % 8} if "SCOREFUSION_FLIPS" not in os.environ else range(8)):
+            changed = bytearray(whole)
+            changed[at] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                got, found = _files.read(path, "fit")
+            except ValueError as error:
+                assert str(path) in str(error)  # noqa: PT017
+                continue
+            assert got == meta, (at, bit)
+            assert found.keys() == arrays.keys()
+            assert all(np.array_equal(found[name], arrays[name]) for name in arrays), (at, bit)
+
+
+def test_every_length_but_the_whole_is_an_error(small):
+    path, whole, _ = small
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            _files.read(path, "fit")
+
+
+FULL = textwrap.dedent("""
+    import os, resource, signal, sys
+    import numpy as np
+    import scorefusion as sf
+    from scorefusion.analytic import GaussianMixture
+    path, limit = sys.argv[1], int(sys.argv[2])
+    VP = sf.schedule.VP()
+    models = [GaussianMixture([1], [[m, 0.0]], [1.0]).model(VP) for m in (-1.0, 3.0)]
+    data = GaussianMixture([1], [[0.0, 0.0]], [1.0]).sample(600, seed=1)
+    if limit:  # what a full disk does, for those who may not make one
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        sf.fit(models, data, draws=4, schedule=VP, progress=False, checkpoint=path)
+    except OSError as error:
+        print("refused:", error)
+""")
+
+
+def fitted_on_a_full_disk(path, limit=0):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path), str(limit)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of files are POSIX")
+def test_a_full_disk_leaves_the_checkpoint_of_before(path):
+    with pytest.raises(KeyboardInterrupt):
+        learn(models=interrupted_after(5), checkpoint=path)
+    before = path.read_bytes()
+    assert "refused: " in fitted_on_a_full_disk(path, limit=len(before) + 100)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nothing half written is left in the way
+    assert_same_but_for_cost(learn(checkpoint=path), learn())
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A file system of 2 MiB, all of it taken."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    try:
+        path = disk / "fit.ckpt"
+        with pytest.raises(KeyboardInterrupt):
+            learn(models=interrupted_after(1), checkpoint=path)
+        before = path.read_bytes()
+        filler = disk / "filler"
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        assert "No space left" in fitted_on_a_full_disk(path)
+        assert path.read_bytes() == before
+        filler.unlink()
+        assert "refused" not in fitted_on_a_full_disk(path)
+        assert_same_but_for_cost(learn(checkpoint=path), learn())
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, capture_output=True)
+        with pytest.raises(OSError, match="Read-only"):
+            learn(seed=2, checkpoint=disk / "other.ckpt")
+        assert_same_but_for_cost(learn(checkpoint=path), learn())  # what is finished is read alone
+    finally:
+        subprocess.run(["umount", str(disk)], check=True, capture_output=True)
+
+
+def assert_same_but_for_cost(one, other):
+    """What was lost was paid for."""
+    assert np.array_equal(one.statistics.total(), other.statistics.total())
+    assert np.array_equal(one.weights, other.weights)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    link = tmp_path / "full"
+    link.symlink_to("/dev/full")
+    for there in (link, tmp_path):
+        with pytest.raises(ValueError, match="no file: it is left as it is"):
+            learn().save(there)
+    assert link.is_symlink()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        learn().save(tmp_path / "missing" / "fit")

@@ -12,10 +12,13 @@ import scorefusion as sf
 from scorefusion.__main__ import main
 
 torch = pytest.importorskip("torch", reason="the digits need torch")
+safetensors = pytest.importorskip("safetensors.numpy", reason="and safetensors")
 
 from scorefusion import digits  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+if not (ROOT / "examples" / "digits").exists():
+    pytest.skip("a source distribution has no digits", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +82,39 @@ def test_the_classifier_is_right_and_shares_allow_for_where_it_is_not():
     assert value == pytest.approx(0.75, abs=0.01)
 
 
+def damaged(path, kind):
+    """A file that is no network, from one that is."""
+    content = path.read_bytes()
+    if kind == "plain":
+        return safetensors.save(safetensors.load(content))
+    middle = bytearray(content)
+    middle[len(content) // 2] ^= 1
+    return {"truncated": content[:-1], "altered": bytes(middle), "text": b"a network", "other": content}[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("truncated", "truncated or damaged"),
+        ("text", "no file of safetensors"),
+        ("altered", "was altered: the SHA-256"),
+        ("plain", "no network of the digits"),
+        ("other", "another network than Classifier"),
+    ],
+)
+def test_a_file_that_is_no_network_is_named(kind, reason, tmp_path):
+    path, network = tmp_path / "network.safetensors", digits.Classifier()
+    before = [p.clone() for p in network.parameters()]
+    path.write_bytes(damaged(digits.FOLDER / "weights" / "pooled.safetensors", kind))
+    with pytest.raises(ValueError, match=reason) as found:
+        digits.read_network(path, network)
+    assert str(path) in str(found.value)
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
+
+
 @pytest.mark.parametrize("share", digits.SHARES)
 def test_networks_are_small_and_predict_what_they_are_said_to(share):
-    path = digits.FOLDER / "weights" / f"warm_{round(100 * share)}.npz"
+    path = digits.FOLDER / "weights" / f"warm_{round(100 * share)}.safetensors"
     assert path.stat().st_size <= 1_000_000
     x0 = torch.from_numpy(digits.target(16, 1))
     model, noise = digits.auxiliary(path.stem), torch.from_numpy(sf.Noise(4).like(x0.numpy()))
@@ -163,7 +196,17 @@ def test_the_script_that_trained_them_runs_and_goes_on(tmp_path):
     command = [sys.executable, ROOT / "examples" / "digits" / "train.py", *steps, "--output", tmp_path]
     subprocess.run(command, check=True, capture_output=True)
     written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == sorted(path.name for path in (digits.FOLDER / "weights").glob("*.npz"))
-    (tmp_path / "warm_30.npz").unlink()
+    assert written == sorted(path.name for path in (digits.FOLDER / "weights").glob("*.safetensors"))
+    (tmp_path / "warm_30.safetensors").unlink()
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert said.startswith("warm_30: ")
+
+
+def test_the_readme_has_the_numbers_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples" / "digits")
+    import tables
+
+    page, results = tables.README.read_text(), json.loads(tables.RESULTS.read_text())
+    assert tables.written(page, results) == page
+    with pytest.raises(ValueError, match="must have one <!-- learned -->"):
+        tables.written("", results)

@@ -586,6 +586,14 @@ def test_check_finds_a_wrong_time_scale():
     assert sf.check(sf.Model(lambda x, t: edm(x, np.exp(4 * t)), "x0", EDM()), data).time == "log(σ/α)/4"
 
 
+def test_check_changes_no_more_than_it_must():
+    """Of N(0, 1) the best v is 0 at any time, which other readings are as well."""
+    normal = GaussianMixture([1.0], [[0.0, 0.0]], [1.0])
+    epsilon = normal.model(VP(), "epsilon")
+    found = sf.check(sf.Model(lambda x, t: -epsilon.fn(x, t), "epsilon", VP()), normal.sample(64, seed=0))
+    assert (found.predicts, found.sign, found.time) == ("epsilon", -1, "as declared")
+
+
 def test_check_says_when_nothing_fits():
     rng = np.random.default_rng(0)
     result = sf.check(sf.Model(lambda x, t: rng.normal(size=x.shape), "epsilon", VP()), MIXTURE.sample(40, seed=9))

@@ -202,7 +202,7 @@ ERRORS = {
     "resample_below must be": {"resample_below": 2.0},
     "method must be": {"method": "best"},
     "first_sample must be a multiple": {"first_sample": 3},
-    "scale must be positive": {"scale": 0.0},
+    "scale must be above 0": {"scale": 0.0},
 }
 
 

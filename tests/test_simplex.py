@@ -329,7 +329,7 @@ def test_errors_of_type_and_tolerance_speak():
         sf.minimize_on_simplex(np.eye(2) * 1j)
     with pytest.raises(TypeError, match=re.escape("q must hold real numbers, got dtype <U1")):
         sf.minimize_on_simplex(np.eye(2), ["a", "b"])
-    with pytest.raises(ValueError, match="tolerance must not be negative, got -1"):
+    with pytest.raises(ValueError, match="tolerance must be finite and not negative, got -1"):
         sf.minimize_on_simplex(np.eye(2), tolerance=-1)
 
 

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import everything
 import numpy as np
 import pytest
 from digest import digest, loss_and_gradient
@@ -258,3 +259,58 @@ def test_a_forked_child_works_and_never_hangs(how):
         pytest.importorskip("torch")
     afterwards = "\nassert work() == expected\nassert sf.get_num_threads() == 4\nprint('all well')"
     assert python("-c", LARGE_CALLS + FORKED[how] + afterwards) == "all well"
+
+
+# --- everything at once ------------------------------------------------------------------------------------------
+
+AFTER_THREADS = """
+import os, threading
+import numpy as np
+import everything
+import scorefusion as sf
+sf.set_num_threads(4)
+calls = everything.calls(everything.homes()["numpy"])
+expected = {name: call() for name, call in calls.items()}
+stop = False
+def keep_calling():
+    while not stop:
+        assert all(calls[name]() == expected[name] for name in ("numpy: combine", "numpy: fit", "numpy: sample heun"))
+callers = [threading.Thread(target=keep_calling) for _ in range(2)]
+for caller in callers:
+    caller.start()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if {name: call() for name, call in calls.items()} == expected else 3)
+assert os.waitpid(pid, 0)[1] == 0
+stop = True
+for caller in callers:
+    caller.join()
+print("all well")
+"""
+
+
+@pytest.mark.usefixtures("host_only")
+def test_eight_threads_that_call_everything_at_once_get_the_bits_of_one(set_threads):
+    """SCOREFUSION_ROUNDS=100 does so many times what is done once."""
+    set_threads(3)
+    calls = {}
+    for home in everything.homes().values():
+        calls |= everything.calls(home)
+    expected = {name: call() for name, call in calls.items()}
+    names = list(calls)
+
+    def call_all(thread):
+        """From another one on than the others."""
+        first = thread * len(names) // 8
+        for name in names[first:] + names[:first]:
+            sf.set_num_threads(1 + (thread + len(name)) % 4)  # also while others work
+            assert calls[name]() == expected[name], name
+
+    for _ in range(int(os.environ.get("SCOREFUSION_ROUNDS", "1"))):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(call_all, range(8)))
+
+
+@pytest.mark.usefixtures("host_only")
+def test_a_child_forked_while_threads_call_can_do_everything():
+    assert python("-c", AFTER_THREADS) == "all well"

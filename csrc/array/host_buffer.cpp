@@ -1,7 +1,6 @@
 // The memory, and the capsules that lend it to whoever asks, for as long as they hold it.
 #include "host_buffer.h"
 
-#include <cstdlib>
 #include <new>
 
 #if defined(__linux__)
@@ -12,7 +11,7 @@ namespace scorefusion {
 
 namespace {
 
-constexpr int64_t alignment = 64;  // what JAX wants of memory that it is not to copy
+constexpr std::align_val_t alignment{64};  // what JAX wants of memory that it is not to copy
 
 // What a capsule owns: the managed tensor that a consumer sees, and all that it points to.
 template <class Managed>
@@ -50,10 +49,9 @@ HostBuffer::HostBuffer(dlpack::DataType type, const int64_t* shape, int ndim)
     strides_[axis] = elements;
     elements *= shape[axis];
   }
-  const int64_t bytes = (elements * type.bits / 8 + alignment - 1) / alignment * alignment;
-  void* const memory = std::aligned_alloc(alignment, bytes ? bytes : alignment);
-  if (!memory) throw std::bad_alloc();
-  memory_.reset(memory, std::free);
+  const int64_t bytes = elements * type.bits / 8;
+  void* const memory = ::operator new(size_t(bytes), alignment);
+  memory_.reset(memory, [](void* data) { ::operator delete(data, alignment); });
   prefer_huge_pages(memory, bytes);
 }
 

@@ -1,6 +1,10 @@
 // What this build and this processor have, and which of it SCOREFUSION_ISA wants.
 #include "isa.h"
 
+#if SCOREFUSION_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -28,13 +32,19 @@ Kernels with_32_byte_combine(Kernels table) {
   table.f64.combine = avx2::table.f64.combine;
   return table;
 }
+
+// __builtin_cpu_supports does not know it in Clang before 18.
+bool supports_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
 #endif
 
 std::vector<const Kernels*> runnable() {
   std::vector<const Kernels*> tables{&baseline::table};
 #if SCOREFUSION_X86
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c()) {
     tables.push_back(&avx2::table);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl")) {

@@ -263,7 +263,7 @@ SF_SIMD Doubles load_doubles(const double* p) { return load(p); }
 // a*b + c where a and b were float32 or narrower: their product is exact in float64, so one rounding is all
 // there is, with or without an instruction for it.
 SF_SIMD Doubles fused_exact(Doubles a, Doubles b, Doubles c) {
-#if defined(__FMA__)
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return fused(a, b, c);
 #else
   return a * b + c;

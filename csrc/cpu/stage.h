@@ -4,7 +4,6 @@
 // that stays in the first-level cache.
 #pragma once
 
-#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <type_traits>
@@ -25,18 +24,19 @@ constexpr DType dtype_of = sizeof(T) == 8 ? DType::float64 : DType::float32;
 // Memory of one thread, kept between calls; each launcher takes what it needs at once.
 template <class T>
 T* scratch(int64_t elements) {
+  static constexpr std::align_val_t line{64};
   struct Buffer {
     void* data = nullptr;
     int64_t bytes = 0;
-    ~Buffer() { std::free(data); }
+    ~Buffer() { ::operator delete(data, line); }
   };
   static thread_local Buffer buffer;
   const int64_t bytes = (elements * int64_t(sizeof(T)) + 63) / 64 * 64;
   if (bytes > buffer.bytes) {
-    std::free(buffer.data);
-    buffer.data = std::aligned_alloc(64, size_t(bytes));
-    buffer.bytes = buffer.data ? bytes : 0;
-    if (!buffer.data) throw std::bad_alloc();
+    ::operator delete(buffer.data, line);
+    buffer.data = nullptr, buffer.bytes = 0;  // should the next line throw
+    buffer.data = ::operator new(size_t(bytes), line);
+    buffer.bytes = bytes;
   }
   return static_cast<T*>(buffer.data);
 }

@@ -1,8 +1,12 @@
 // The pool: threads that sleep until there is a share of work; a forked child, which has none, does without.
 #include "threads.h"
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
+#if defined(__linux__)
 #include <sched.h>
+#endif
 
 #include <algorithm>
 #include <condition_variable>
@@ -135,8 +139,10 @@ class Pool {
   static constexpr int spins = 4000;  // some tens of microseconds: the next call often comes within them
 
   static void pause() {
-#if defined(__x86_64__)
+#if SCOREFUSION_X86
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
 #endif
   }
 
@@ -176,8 +182,10 @@ std::atomic<int> wanted_threads{0};  // 0: not yet asked for
 std::atomic<bool> forked{false};
 thread_local bool alone = false;
 
+#if !defined(_WIN32)
 // When the library is loaded: a child has no workers, and unknown locks.
-const int told_of_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+[[maybe_unused]] const int told_of_forks = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
 
 Pool& pool() {
   static Pool* const instance = new Pool;

@@ -18,6 +18,12 @@ std::string row_text(int64_t row) {
 // "c[2]", or "c[7][2]" in a row of nested lists
 std::string entry_text(int64_t row, int64_t j) { return row_text(row) + "[" + std::to_string(j) + "]"; }
 
+// Of an OverflowError that Python has raised.
+ValueError too_large(int64_t row, int64_t j) {
+  PyErr_Clear();
+  return ValueError(entry_text(row, j) + " must be a real number, got an integer that float64 has no room for");
+}
+
 // An entry that is neither a float nor an int: a NumPy scalar, a 0-d array on the host, anything with __float__.
 double read_entry_slowly(PyObject* entry, int64_t row, int64_t j) {
   const auto wrong = [&] {
@@ -36,6 +42,7 @@ double read_entry_slowly(PyObject* entry, int64_t row, int64_t j) {
   if (!PyNumber_Check(entry) || PyComplex_Check(entry) || PyArray_IsScalar(entry, ComplexFloating)) throw wrong();
   const py::object number = py::reinterpret_steal<py::object>(PyNumber_Float(entry));
   if (!number) {
+    if (PyErr_ExceptionMatches(PyExc_OverflowError)) throw too_large(row, j);
     if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
     PyErr_Clear();
     throw wrong();
@@ -47,7 +54,7 @@ double read_entry(PyObject* entry, int64_t row, int64_t j) {
   if (PyFloat_Check(entry)) return PyFloat_AS_DOUBLE(entry);
   if (PyLong_CheckExact(entry)) {
     const double number = PyLong_AsDouble(entry);
-    if (number == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    if (number == -1.0 && PyErr_Occurred()) throw too_large(row, j);
     return number;
   }
   const py::object held = py::reinterpret_borrow<py::object>(entry);  // the list may lose it meanwhile
@@ -88,11 +95,15 @@ void CoefficientsArgument::read(py::handle c, int m, int64_t samples, const Devi
 }
 
 void CoefficientsArgument::read_rows(PyObject* rows, int m, int64_t samples) {
-  rows_.resize(samples * m);
-  for (int64_t b = 0; b < samples; ++b) {
+  const auto check_count = [&] {
     if (PySequence_Fast_GET_SIZE(rows) != samples)
       throw ValueError("c has " + std::to_string(PySequence_Fast_GET_SIZE(rows)) + " rows for " +
                        std::to_string(samples) + " samples");
+  };
+  check_count();  // before there is room for so many
+  rows_.resize(samples * m);
+  for (int64_t b = 0; b < samples; ++b) {
+    check_count();  // reading an entry may run Python code, which may change the list
     const py::object row = py::reinterpret_borrow<py::object>(PySequence_Fast_GET_ITEM(rows, b));
     if (!is_list(row.ptr()))
       throw TypeError("c[" + std::to_string(b) + "] must be a list of numbers like c[0], got " + type_name(row.ptr()));

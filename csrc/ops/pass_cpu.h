@@ -2,7 +2,9 @@
 // of their own laid side by side.
 #pragma once
 
+#if __has_include(<unistd.h>)
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <fstream>
@@ -43,8 +45,10 @@ inline int64_t cache_size() {
   static const int64_t size = [] {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");  // "32768K"
     if (int64_t kibibytes; file >> kibibytes) return kibibytes << 10;
-    const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return bytes > 0 ? bytes : int64_t(32) << 20;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+    if (const int64_t bytes = sysconf(_SC_LEVEL3_CACHE_SIZE); bytes > 0) return bytes;
+#endif
+    return int64_t(32) << 20;
   }();
   return size;
 }

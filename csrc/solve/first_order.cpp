@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <numeric>
 #include <string>
@@ -24,6 +25,12 @@ void softmax(const std::vector<double>& logits, std::vector<double>& weights) {
   for (double& weight : weights) weight /= total;
 }
 
+// √(a/b), also where b is so small that the ratio overflows.
+double root_of_ratio(double a, double b) {
+  const double ratio = a / b;
+  return std::isfinite(ratio) ? std::sqrt(ratio) : std::sqrt(a) / std::sqrt(b);
+}
+
 // λ_i ∝ λ_i exp(-η g_i). Own rate: η_t = √(ln k / Σ_s range(g_s)²), free of the gradients' scale.
 void exponentiated(DescentState& state, const double* grad) {
   const std::size_t k = state.weights.size();
@@ -31,7 +38,7 @@ void exponentiated(DescentState& state, const double* grad) {
   state.squares += (*high - *low) * (*high - *low);
   if (state.squares == 0) return;
   const double rate =
-      state.rate > 0 ? state.rate : std::sqrt(std::log(double(std::max<std::size_t>(k, 2))) / state.squares);
+      state.rate > 0 ? state.rate : root_of_ratio(std::log(double(std::max<std::size_t>(k, 2))), state.squares);
   for (std::size_t i = 0; i < k; ++i) state.logits[i] -= rate * (grad[i] - *low);
   const double most = *std::max_element(state.logits.begin(), state.logits.end());
   for (double& logit : state.logits) logit -= most;
@@ -44,7 +51,7 @@ void projected(DescentState& state, const double* grad) {
   const double mean = std::accumulate(grad, grad + k, 0.0) / double(k);
   for (std::size_t i = 0; i < k; ++i) state.squares += (grad[i] - mean) * (grad[i] - mean);
   if (state.squares == 0) return;
-  const double rate = state.rate > 0 ? state.rate : std::sqrt(2 / state.squares);
+  const double rate = state.rate > 0 ? state.rate : root_of_ratio(2, state.squares);
   for (std::size_t i = 0; i < k; ++i) state.weights[i] -= rate * (grad[i] - mean);
   project_onto_simplex(state.weights);
 }
@@ -73,7 +80,8 @@ void frank_wolfe(DescentState& state, const double* grad) {
       moved += step * step;
       turned += step * (grad[i] - state.last_grad[i]);
     }
-    state.curvature = std::max(state.curvature / 2, moved > 0 ? turned / moved : 0.0);
+    const double measured = turned / moved;  // nothing, where the move was too small for its square
+    state.curvature = std::max(state.curvature / 2, std::isfinite(measured) ? measured : 0.0);
   }
   state.last_grad.assign(grad, grad + k);
   state.last_weights = weights;
@@ -97,6 +105,14 @@ void frank_wolfe(DescentState& state, const double* grad) {
   weights[vertex] = step == most ? (away ? 0.0 : 1.0) : weights[vertex] + (away ? -step : step);
   const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
   for (double& weight : weights) weight = std::max(0.0, weight) / total;
+}
+
+bool is_finite(const DescentState& state) {
+  const auto all = [](const std::vector<double>& values) {
+    return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+  };
+  return all(state.weights) && all(state.logits) && all(state.velocity) && std::isfinite(state.squares) &&
+         std::isfinite(state.curvature);
 }
 
 }  // namespace
@@ -146,12 +162,21 @@ void descend(DescentState& state, const double* grad) {
     if (!std::isfinite(grad[i]))
       throw ValueError("every entry of grad must be finite, but grad[" + std::to_string(i) +
                        "] = " + std::to_string(grad[i]));
+  DescentState next = state;
   switch (state.method) {
-    case Method::exponentiated: return exponentiated(state, grad);
-    case Method::frank_wolfe: return frank_wolfe(state, grad);
-    case Method::softmax: return softmax_momentum(state, grad);
-    case Method::projected: return projected(state, grad);
+    case Method::exponentiated: exponentiated(next, grad); break;
+    case Method::frank_wolfe: frank_wolfe(next, grad); break;
+    case Method::softmax: softmax_momentum(next, grad); break;
+    case Method::projected: projected(next, grad); break;
   }
+  if (!is_finite(next)) {
+    const double* const largest = std::max_element(grad, grad + state.weights.size(),
+                                                   [](double a, double b) { return std::abs(a) < std::abs(b); });
+    char text[32];
+    std::snprintf(text, sizeof text, "%g", *largest);
+    throw ValueError(std::string("grad must not be so large that the step overflows, got an entry of ") + text);
+  }
+  state = std::move(next);
 }
 
 }  // namespace scorefusion::solve

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 import train
 
@@ -36,6 +37,7 @@ SUITES = {
 SAMPLES, STEPS = 512, 30
 DRAWS = 8  # of (t, ε) for each image of the pool
 BATCH = 256
+BASELINES = {64: 8, 256: 2, 1024: 2}  # targets of each size that networks are trained on
 
 
 def shares_of(names: tuple[str, ...]) -> np.ndarray:
@@ -71,16 +73,13 @@ def learning(
     names: tuple[str, ...],
     folder: Path,
     among: tuple[str, ...] | None = None,
-    curve: dict[float, float] | None = None,
+    drawn_at: Callable[[float], float] | None = None,
 ) -> dict[str, Any]:
     """What sets of data say of λ; and the bins of log-SNR, of data that are 60 % sevens.
 
-    `among`: what was gathered. `curve`: the shares drawn by λ of the last model; log-odds are taken as linear in it.
+    `among`: what was gathered. `drawn_at`: the share that the fused model draws, by λ of the last model.
     """
     among = among or names
-    if curve is not None:
-        drawn_shares = np.array(list(curve.values()))
-        line = np.polyfit(list(curve), np.log(drawn_shares / (1 - drawn_shares)), 1)
     learned, (data, sevens) = gathered(among, folder), pool()
     members = [among.index(name) for name in names]
     sums, share = learned.statistics.per_group()[0], shares_of(names)
@@ -106,11 +105,11 @@ def learning(
                     "barycenter_share": product.mean(),
                     "barycenter_share_off": np.abs(product - digits.TARGET).mean(),
                 }
-                if curve is not None:
-                    samples = 1 / (1 + np.exp(-np.polyval(line, w[:, -1])))
+                if drawn_at is not None:
+                    samples = np.array([drawn_at(each) for each in w[:, -1]])
                     off = np.abs(samples - digits.TARGET)
                     found[key] |= {"drawn_share": samples.mean(), "drawn_share_off": off.mean()}
-                    found[key] |= {"drawn_share_off_of_first_eight": off[:8].mean()}
+                    found[key] |= {"first_eight": {"weights": w[:8, -1].tolist(), "drawn_share": samples[:8].tolist()}}
     often = np.where(np.arange(len(data)) < sevens, digits.TARGET / sevens, (1 - digits.TARGET) / (len(data) - sevens))
     by_bin = np.einsum("n,nbp->bp", often, sums)
     edges = np.linspace(*(float(digits.SCHEDULE.logsnr(t)) for t in (digits.SCHEDULE.t_max, digits.SCHEDULE.t_min)), 19)
@@ -153,30 +152,110 @@ def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: in
     return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
 
 
-def exact(
-    names: tuple[str, ...], weights: list[float], samples: int = 2 * SAMPLES, steps: int = STEPS
-) -> dict[str, Any]:
-    """The barycenter, in four populations; the weighted share, with its error from the effective sample size."""
-    begin, models = time.perf_counter(), [digits.auxiliary(name) for name in names]
-    particles = sf.sample_product(
-        models, weights, (samples, *digits.EVENT), steps=steps, seed=1, groups=4, like=torch.zeros(1)
-    )
-    x = particles.sample(samples)
-    h, (a, b) = float(digits.sevens(x).mean()), digits._classifier()[1]
+def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int, folder: Path) -> dict[str, Any]:
+    """The barycenter by weighted particles, never resampled: what weights make of the share, and at which noise levels.
+
+    `log_odds` at a log-SNR: what the weights of all steps up to it add to the log-odds of sevens.
+    """
+    models, traces, ends = [digits.auxiliary(name) for name in names], [], []
+    for b in range(0, samples, SAMPLES):
+        path = folder / f"exact_{names[0]}_{weights[-1]}_{steps}_{b}.npz"
+        if not path.exists():
+            trace: list[Any] = []
+            particles = sf.sample_product(
+                models,
+                weights,
+                (SAMPLES, *digits.EVENT),
+                steps=steps,
+                seed=1,
+                resample_below=0,
+                like=torch.zeros(1),
+                first_sample=b,
+                callback=lambda *at, trace=trace: trace.append(at[3].numpy()),
+            )
+            trace.append(particles.log_weight.numpy())
+            np.savez(path, trace=trace, seven=digits.sevens(particles.x), log_z=particles.log_z)
+        with np.load(path) as file:
+            traces.append(file["trace"])
+            ends.append((file["seven"], file["trace"][-1] + file["log_z"]))
+    seven, log_weight = (np.concatenate(each) for each in zip(*ends, strict=True))
+    w = np.exp(log_weight - log_weight.max())
+    w /= w.sum()
+    (a, b), plain, h = digits._classifier()[1], float(seven.mean()), float(w @ seven)
+
+    def gained(log_weight: np.ndarray, seven: np.ndarray) -> np.ndarray:  # (steps + 1, B), (B,) -> (steps + 1,)
+        of_seven, of_nine = (np.exp(log_weight[:, which]).mean(axis=1) for which in (seven, ~seven))
+        return np.log(of_seven / of_nine)
+
+    by_part = [gained(trace, part) for trace, (part, _) in zip(traces, ends, strict=True)]
+    schedule = digits.SCHEDULE
+    logsnr = np.linspace(float(schedule.logsnr(schedule.t_max)), float(schedule.logsnr(schedule.t_min)), steps + 1)
+    levels = np.arange(-9, 10)
+    end = int(np.abs(logsnr - digits.WINDOW[1]).argmin())
+    early = float(np.mean([np.exp(trace[end]) @ part for trace, (part, _) in zip(traces, ends, strict=True)]))
     return {
         "share": (h - b) / (a - b),
-        "error": (h * (1 - h) / min(particles.ess, samples)) ** 0.5 / (a - b),
-        "ess": float(particles.ess),
+        "error": float(np.sqrt((w**2) @ (seven - h) ** 2)) / (a - b),
+        "unweighted_share": (plain - b) / (a - b),
+        "unweighted_error": (plain * (1 - plain) / samples) ** 0.5 / (a - b),
+        "share_by_weights_of_window": (early - b) / (a - b),  # those that particles have at log-SNR −1
+        "ess": float(1 / (w**2).sum()),
+        "logsnr": levels.tolist(),
+        "log_odds": np.interp(levels, logsnr, np.mean(by_part, axis=0)).tolist(),
         "samples": samples,
+        "steps": steps,
         "evaluations_per_sample": steps * len(models),
+    }
+
+
+def bits(model: Any, images: int = 48) -> dict[str, Any]:
+    """Bits per dimension of new images by the flow, each byte b as (b + u)/256, u uniform; the same noise for all."""
+    begin, x = time.perf_counter(), held_out(64, 0, images)
+    bytes_of = np.rint((x.astype(np.float64) * digits.SD + digits.MEAN) * 255)
+    u = np.random.default_rng(0).random(x.shape)
+    x = torch.from_numpy((((bytes_of + u) / 256 - digits.MEAN) / digits.SD).astype(np.float32))
+    found = sf.log_density(model, x, probes=1, tolerance=1e-3)
+    values = np.asarray(sf.bits_per_dim(found, x[0].numel(), scale=digits.SD))
+    return {
+        "mean": values.mean(),
+        "error": values.std(ddof=1) / images**0.5,
+        "values": values.round(4).tolist(),
+        "images": images,
         "seconds": time.perf_counter() - begin,
     }
 
 
-def descent(names: tuple[str, ...], n: int, epochs: int = 128, batch: int = 64) -> dict[str, Any]:
+def kept(name: str, folder: Path) -> Any:
+    """A model that `alone` trained."""
+    network = digits.UNet()
+    digits.read_network(folder / f"{name}.safetensors", network)
+    return digits.model(network)
+
+
+def errors_by_digit(names: tuple[str, ...], images: int = 384) -> dict[str, Any]:
+    """E‖ε̂₁ − ε̂₀‖² of new sevens and nines by log-SNR, and what weights of the barycenter at λ = .6 make of it.
+
+    No sampler is in this: it is what weights add to the log-odds of sevens in as many steps as one likes, up to the
+    spread of weights within a digit.
+    """
+    models, distances = [digits.auxiliary(name) for name in names], []
+    for each in digits.images(learned=False):
+        found = sf.fit(models, torch.from_numpy(each[:images]), draws=16, bins=BINS, times="logsnr", progress=False)
+        total = found.statistics.total()
+        distances.append(quadratic(total, total[:, -1]).distances()[:, 0, -1])
+    sevens, nines = distances
+    return {
+        "sevens": sevens.tolist(),
+        "nines": nines.tolist(),
+        "log_odds": (0.5 * 0.4 * 0.6 * np.cumsum(nines - sevens) * 18 / BINS).tolist(),
+        "images": images,
+    }
+
+
+def descent(names: tuple[str, ...], n: int, target: int, epochs: int = 128, batch: int = 64) -> dict[str, Any]:
     """The published fit: SGD with momentum on softmax's logits, all noise levels."""
-    begin, random = time.perf_counter(), np.random.default_rng(0)
-    models, x0 = [digits.auxiliary(name) for name in names], torch.from_numpy(digits.target(n, 0))
+    begin, random = time.perf_counter(), np.random.default_rng(target)
+    models, x0 = [digits.auxiliary(name) for name in names], torch.from_numpy(digits.target(n, target))
     rule, schedule = sf.SimplexDescent(len(models), method="softmax"), digits.SCHEDULE
     for _ in range(epochs):
         for rows in np.array_split(random.permutation(n), max(1, n // batch)):
@@ -206,19 +285,78 @@ class Few(train.Data):
         return self.x[self.random.integers(0, len(self.x), B)]
 
 
-def alone(n: int, steps: int, rate: float, start: str | None, folder: Path) -> dict[str, Any]:
-    """A network trained on n data, from nothing or from an auxiliary."""
-    torch.manual_seed(0)
+def held_out(n: int, seed: int, m: int = 256) -> np.ndarray:
+    """m images, 60 % of them sevens, which are neither in the stratified target nor known to a network."""
+    random = np.random.default_rng([seed, n, True])  # as `digits.target` draws: what follows in its order
+    count, more = round(digits.TARGET * n), round(digits.TARGET * m)
+    shares = ((count, more), (n - count, m - more))
+    parts = [
+        random.permutation(each)[first:][:of] for each, (first, of) in zip(digits.images(False), shares, strict=True)
+    ]
+    return np.concatenate(parts)
+
+
+def from_each_to_nearest(x: Any, of: np.ndarray) -> float:
+    """The mean distance from samples to the nearest of the data."""
+    return float(torch.cdist(torch.as_tensor(x).flatten(1), torch.from_numpy(of).flatten(1)).min(dim=1).values.mean())
+
+
+def alone(n: int, seed: int, steps: int, rate: float, start: str | None, folder: Path) -> dict[str, Any]:
+    """A network trained on one target alone, from nothing or from an auxiliary.
+
+    `loss` is that of the published fit, of data it has not seen; `near` compares how far its samples are from what it
+    learned from with how far new images are: near 0, it draws what it has seen.
+    """
+    torch.manual_seed(seed)
     network = digits.UNet()
     if start is not None:
-        digits.read_network(digits.FOLDER / "weights" / f"{start}.npz", network)
+        digits.read_network(digits.FOLDER / "weights" / f"{start}.safetensors", network)
         network.train().requires_grad_(True)
-    name = f"{start or 'scratch'}_{n}"
-    job = train.Job(name, digits.TARGET, steps, rate, 0, start)
-    average, said = train.training(job, Few(digits.target(n, 0), 0), network, folder / f"{name}.state")
-    average.eval().requires_grad_(False)
-    found = counted(lambda: drawn(digits.model(average), "dpm++2m-sde"), STEPS)
-    return {**found, "training": said, "steps": steps}
+    name = f"{start or 'scratch'}_{n}_{seed}"
+    data, others = digits.target(n, seed), held_out(n, seed)
+    job = train.Job(name, digits.TARGET, steps, rate, seed, start)
+    average, said = train.training(job, Few(data, seed), network, folder / f"{name}.state")
+    digits.write_network(folder / f"{name}.safetensors", average, said)
+    model, samples = digits.model(average.eval().requires_grad_(False)), []
+    found = counted(lambda: samples.append(drawn(model, "dpm++2m-sde")) or samples[0], STEPS)
+    near = from_each_to_nearest(samples[0], data) / from_each_to_nearest(others, data)
+    loss = sf.fit([model], torch.from_numpy(others), draws=8, progress=False).loss
+    return {**found, "near": near, "loss": loss, "training": said}
+
+
+def cost() -> dict[str, Any]:
+    """Seconds of one core: an evaluation among 256, a training step of 64. Processor time, whatever else runs."""
+    network, random = digits.UNet(), np.random.default_rng(0)
+    digits.read_network(digits.FOLDER / "weights" / "pooled.safetensors", network)
+    model, x = digits.model(network), torch.from_numpy(digits.target(BATCH, 0))
+
+    def least(work: Callable[[], Any]) -> float:  # what others take from the caches is not its cost
+        found = []
+        for _ in range(5):
+            begin = time.process_time()
+            work()
+            found.append(time.process_time() - begin)
+        return min(found)
+
+    evaluation = least(lambda: model.v(x, 0.5)) / BATCH
+    network.train().requires_grad_(True)
+    step = least(lambda: train.loss(network, x[:64], random).backward())
+    return {"evaluations_per_second": 1 / evaluation, "training_step_of_64": step}
+
+
+def losses(names: tuple[str, ...], n: int, seed: int) -> dict[str, float]:
+    """That of the published fit, of the data that `alone` judges its network by: fused, and each auxiliary."""
+    models = [digits.auxiliary(name) for name in names]
+    learned = sf.fit(models, torch.from_numpy(held_out(n, seed)), draws=8, progress=False)
+    each = {
+        f"the {name.split('_')[1]} % auxiliary": weights
+        for name, weights in zip(names, np.eye(len(names)), strict=True)
+    }
+    first_and_last = np.array([0.4, *[0] * (len(names) - 2), 0.6])
+    return {
+        "fused warm pair, λ = .6": learned.loss_at(first_and_last),
+        **{k: learned.loss_at(w) for k, w in each.items()},
+    }
 
 
 def fit_of(names: tuple[str, ...], n: int, seed: int = 0) -> dict[str, Any]:
@@ -242,29 +380,47 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     """All parts of the experiment, by name, in the order of their worth. `known`: what has been found."""
     warm, four, independent = SUITES.values()
     found: dict[str, Callable[[], Any]] = {}
+    found["cost"] = cost
     for name in four:
         found[f"auxiliary {name}"] = lambda name=name: counted(
             lambda: drawn(digits.auxiliary(name), "dpm++2m-sde"), STEPS
         )
-    for last, samples in ((0.6, 4 * SAMPLES), (0.5, SAMPLES), (0.7, SAMPLES)):
-        found[f"warm pair, SDE, λ = {last}"] = lambda w=last, n=samples: fused(warm, [1 - w, w], "dpm++2m-sde", n)
-    found["fit warm pair, n = 64"] = lambda: fit_of(warm, 64)
+    for last in (0.5, 0.6, 0.7):
+        found[f"warm pair, SDE, λ = {last}"] = lambda w=last: fused(warm, [1 - w, w], "dpm++2m-sde", 4 * SAMPLES)
+    for n in SIZES:
+        found[f"fit warm pair, n = {n}"] = lambda n=n: fit_of(warm, n)
     found["fit independent pair, n = 256"] = lambda: fit_of(independent, 256)
-    found["SGD warm pair, n = 64"] = lambda: descent(warm, 64)
+    for seed in range(BASELINES[64]):
+        found[f"SGD warm pair, n = 64, target {seed}"] = lambda s=seed: descent(warm, 64, s)
     found["learning warm four"] = lambda: learning(four, folder)
     found["learning warm pair"] = lambda: learning(
-        warm, folder, four, {w: known()[f"warm pair, SDE, λ = {w}"]["share"] for w in (0.5, 0.6, 0.7)}
+        warm, folder, four, lambda weight: tables.drawn_share(known(), weight)
     )
-    found["scratch, n = 64"] = lambda: alone(64, 500, 1e-3, None, folder)
-    found["tuned, n = 64"] = lambda: alone(64, 200, 2e-4, "warm_70", folder)
-    found["warm pair, exact, λ = 0.6"] = lambda: exact(warm, [0.4, 0.6])
-    found["warm pair, exact, λ = 0.6, 120 steps"] = lambda: exact(warm, [0.4, 0.6], SAMPLES, 4 * STEPS)
+    for samples, steps in ((4 * SAMPLES, STEPS), (SAMPLES, 300)):
+        found[f"warm pair, exact, λ = 0.6, {steps} steps"] = lambda m=samples, n=steps: exact(
+            warm, [0.4, 0.6], m, n, folder
+        )
+    found["errors by digit"] = lambda: errors_by_digit(warm)
     found["learning independent pair"] = lambda: learning(independent, folder)
-    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 2 * SAMPLES)
+    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 4 * SAMPLES)
     found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")
     found["independent pair, SDE, λ = 0.6"] = lambda: fused(independent, [0.4, 0.6], "dpm++2m-sde")
-    found["tuned, n = 1024"] = lambda: alone(1024, 200, 2e-4, "warm_70", folder)
-    found["scratch, n = 1024"] = lambda: alone(1024, 500, 1e-3, None, folder)
+    for n, targets in BASELINES.items():
+        for name, *how in (("scratch", 500, 1e-3, None), ("tuned", 200, 2e-4, "warm_70")):
+            for seed in range(targets):
+                found[f"{name}, n = {n}, target {seed}"] = lambda n=n, s=seed, h=how: alone(n, s, *h, folder)
+    for seed in range(4):
+        found[f"losses, n = 64, target {seed}"] = lambda s=seed: losses(four, 64, s)
+    mixed: dict[str, Callable[[], Any]] = {
+        **{name: lambda name=name: digits.auxiliary(name) for name in (*four, "pooled")},
+        "warm pair, λ = 0.6": lambda: sf.Fusion([digits.auxiliary(name) for name in warm], [0.4, 0.6]),
+        "independent pair, λ = 0.6": lambda: sf.Fusion([digits.auxiliary(name) for name in independent], [0.4, 0.6]),
+        "scratch, n = 64": lambda: kept("scratch_64_0", folder),
+        "tuned, n = 64": lambda: kept("warm_70_64_0", folder),
+        "scratch, n = 1024": lambda: kept("scratch_1024_0", folder),
+    }
+    for name, model in mixed.items():
+        found[f"bits, {name}"] = lambda model=model: bits(model())
     return found
 
 

@@ -150,7 +150,7 @@ def classifier(steps: int) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 def missing(output: Path, every: list[Job]) -> Iterator[Job]:
     for job in every:
-        if not (output / f"{job.name}.npz").exists():
+        if not (output / f"{job.name}.safetensors").exists():
             yield job
 
 
@@ -166,19 +166,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     output: Path = options.output
 
-    if not (output / "classifier.npz").exists():
+    if not (output / "classifier.safetensors").exists():
         network, said = classifier(options.classifier_steps)
-        digits.write_network(output / "classifier.npz", network, said)
+        digits.write_network(output / "classifier.safetensors", network, said)
         print(f"classifier: {said}", flush=True)
     for job in missing(output, jobs(options.pooled_steps, options.tuned_steps, options.independent_steps)):
         torch.manual_seed(job.seed)
         network = digits.UNet()
         if job.start is not None:
-            digits.read_network(output / f"{job.start}.npz", network)
+            digits.read_network(output / f"{job.start}.safetensors", network)
             network.train().requires_grad_(True)
         state = output / f"{job.name}.state"
         average, said = training(job, Data(digits.images(learned=True), job.share, job.seed), network, state)
-        digits.write_network(output / f"{job.name}.npz", average, said)
+        digits.write_network(output / f"{job.name}.safetensors", average, said)
         print(f"{job.name}: {said}", flush=True)
 
 

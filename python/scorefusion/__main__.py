@@ -58,7 +58,7 @@ def digits(folder: Path | None) -> Any:
     try:
         from scorefusion import digits
     except ImportError:
-        raise ValueError("--digits needs torch: pip install 'scorefusion[torch]'") from None
+        raise ValueError("--digits needs torch and safetensors: pip install 'scorefusion[torch]'") from None
     digits.FOLDER = folder or digits.FOLDER
     if not (digits.FOLDER / "mnist79.npz").exists():
         raise ValueError(

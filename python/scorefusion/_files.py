@@ -5,6 +5,7 @@ Loading one runs no code. What is truncated, altered, or no such file is a Value
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -22,18 +23,30 @@ _FORMAT = "scorefusion"
 
 
 def write(path: str | os.PathLike[str], kind: str, meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
-    """Writes them whole or not at all, whenever the process dies: apart, flushed to the disk, then renamed."""
-    path = Path(path)
+    """Writes them whole or not at all."""
     header = json.dumps({**meta, "format": _FORMAT, "kind": kind, "version": _VERSION}, sort_keys=True)
     content = {"json": np.frombuffer(header.encode(), np.uint8), **arrays}
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **content, sha256=np.frombuffer(_digest(content), np.uint8))
+    np.savez(buffer, allow_pickle=False, **content, sha256=np.frombuffer(digest(content), np.uint8))
+    write_whole(path, buffer.getbuffer())
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
+    """Whole or not at all, whenever the process dies: apart, flushed to the disk, then renamed."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is there already, and no file: it is left as it is")
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:  # the disk is full, say: what was written is in the way
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -49,15 +62,15 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
-        digest = content.pop("sha256").tobytes()
+        written = content.pop("sha256").tobytes()
         meta: dict[str, Any] = json.loads(content["json"].tobytes())
         if meta["format"] != _FORMAT:
             raise KeyError("format")
-    except (AttributeError, EOFError, KeyError, NotImplementedError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a file of scorefusion, or is truncated or damaged ({error})") from None
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a file of scorefusion, or is truncated or damaged ({error})") from None
-    if digest != _digest(content):
+    if written != digest(content):
         raise ValueError(f"{path} was altered: the SHA-256 of its content is not the one written in it")
     if meta["version"] != _VERSION:
         raise ValueError(f"{path} is of version {meta['version']} of the format; this scorefusion reads {_VERSION}")
@@ -67,7 +80,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
     return meta, content
 
 
-def _digest(content: Mapping[str, Any]) -> bytes:
+def digest(content: Mapping[str, Any]) -> bytes:
     """SHA-256 of names, dtypes, shapes and bytes."""
     sha = hashlib.sha256()
     for name in sorted(content):

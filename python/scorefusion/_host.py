@@ -20,7 +20,10 @@ def on_host(array: Any, name: str) -> Values:
     """The values as float64, copied from wherever they are; `name` is what an error calls them."""
     if type(array) is np.ndarray and array.dtype == _FLOAT64:
         return array
-    values = host(array) if is_array(array) else np.asarray(array)
+    try:
+        values = host(array) if is_array(array) else np.asarray(array)
+    except (OverflowError, ValueError) as error:  # rows of different lengths
+        raise ValueError(f"{name} must be an array of real numbers: {error}") from None
     if values.dtype.kind not in "fiu" and values.dtype.name not in _SPACING:
         raise TypeError(f"{name} must hold real numbers, got dtype {values.dtype}")
     return values.astype(np.float64)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ._arguments import number
 from ._arrays import _is_torch, _namespace, _package, contiguous
 from ._arrays import empty as _empty
 from ._slices import MOST, engine
@@ -66,11 +67,13 @@ def with_float64(like: Any) -> contextlib.AbstractContextManager[Any]:
     return np.errstate(all="ignore")
 
 
-def in_float64(f: Callable[[Any, Any], Any], t: Any) -> Any:
+def in_float64(f: Callable[[Any, Any], Any], t: Any, name: str = "t") -> Any:
     """f(xp, t), elementwise, in float64: a float for a number, else an array of the kind and float type of t."""
     if not is_array(t):
         with np.errstate(all="ignore"):
-            return float(f(np, np.float64(t)))
+            return float(f(np, np.float64(number(name, t))))
+    if isinstance(t, np.ndarray) and t.dtype.kind not in "fiu" and dtype_name(t) not in FLOATS:
+        raise TypeError(f"{name} must hold real numbers, got dtype {t.dtype}")
     with with_float64(t):
         y = f(namespace(t), float64_of(t))
         return cast(y, t.dtype) if dtype_name(t) in FLOATS else y

@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _namespace, ops
+from ._arguments import SEEDS, real, whole
 from ._arrays import _is_torch, contiguous
 from ._core import Noise
+from ._host import on_host
 from ._slices import is_sharded
 from ._sum import MOST, Sum, as_narrow, evaluate
-from .model import Model, _common_schedule, _described, _kind, _Level, _outer, _within, as_models
+from .model import Model, _described, _kind, _Level, _outer, _within, under_one_schedule
 from .schedule import Schedule
 from .solver import DDIM, X0, X0_BEFORE, Step, Y, Z
 
@@ -46,14 +48,13 @@ def time_grid(
     Where α(t_max) = 0, the grid begins there if `from_noise`, else at ρ = 10³; grids in ρ have 10³ as the next level.
     """
     if not isinstance(times, str):
-        grid = np.array(times, np.float64)
+        grid = on_host(times, "times").copy()
         if grid.ndim != 1 or len(grid) < 2 or not (np.diff(grid) < 0).all() or grid[-1] < 0:
             raise ValueError(f"times must be a decreasing sequence of two numbers or more, none negative, got {times}")
         return grid
     if times not in GRIDS:
         raise ValueError(f"times must be {', '.join(map(repr, GRIDS))} or the times themselves, got {times!r}")
-    if operator.index(steps) < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    steps = whole("steps", steps, 1)
     first: list[float] = []
     if schedule.alpha(t_max) == 0:
         high = float(schedule.time(-2 * math.log(LARGEST_RHO)))
@@ -384,6 +385,28 @@ def first_solver(solver: Any) -> DDIM:
     return DDIM(eta=1.0 if getattr(solver, "stochastic", False) else 0.0)
 
 
+def checked_shape(shape: Any) -> tuple[int, ...]:
+    """(B, *event), checked."""
+    try:
+        sizes = tuple(map(operator.index, shape))
+    except TypeError:
+        raise TypeError(f"shape must be (B, *event), whole numbers, got {shape!r}") from None
+    if not 1 <= len(sizes) <= 32 or min(sizes) < 0 or math.prod(sizes) >= 2**62:
+        raise ValueError(f"shape must be (B, *event), got {sizes if len(sizes) < 9 else f'{len(sizes)} numbers'}")
+    return sizes
+
+
+def checked_samples(first_sample: Any, B: int) -> Any:
+    """The number of the first sample, or (B,) numbers as they are."""
+    if isinstance(first_sample, (list, tuple)):
+        first_sample = np.asarray(first_sample)
+    if not _namespace.is_array(first_sample):
+        return whole("first_sample", first_sample, 0, 2**63)
+    if tuple(first_sample.shape) not in ((), (B,)) or "int" not in _namespace.dtype_name(first_sample):
+        raise ValueError(f"first_sample must be an integer or ({B},) integers, got {_described(first_sample)}")
+    return first_sample
+
+
 def prepare(
     models: Sequence[Any],
     shape: Sequence[int],
@@ -406,22 +429,22 @@ def prepare(
 
     Everything that samplers check about their common arguments is checked here.
     """
-    models = as_models(models, schedule or _common_schedule(models))
+    models = under_one_schedule(models, schedule)
     if name is not None:
         models = [model._named(name) for model in models]
     schedule = models[0].schedule
     if schedule is None:
         raise ValueError("sampling needs a schedule: Model(fn, predicts, schedule), or schedule=")
-    shape = tuple(map(operator.index, shape))
-    if len(shape) < 1 or min(shape) < 0:
-        raise ValueError(f"shape must be (B, *event), got {shape}")
+    shape = checked_shape(shape)
+    seed, first_step = whole("seed", seed, 0, SEEDS), whole("first_step", first_step)
+    first_sample = checked_samples(first_sample, shape[0])
     t_max = min(model.t_max for model in models)
     t_min = max(model.t_min for model in models)
     x = like
     if start is not None:
         if not isinstance(start, (tuple, list)) or len(start) != 2 or not _namespace.is_array(start[0]):
             raise TypeError(f"start must be (x, t), an array of shape {shape} and a number, got {_described(start)}")
-        x, t = start[0], float(start[1])
+        x, t = _plain(start[0]), real("the t of start", start[1])
         if tuple(x.shape) != shape:
             raise ValueError(f"start must be (x, t) with x of shape {shape}, got {_described(x)}")
         if first_step == 0 and isinstance(times, str):
@@ -445,5 +468,5 @@ def prepare(
     if start is None:
         run.start_from_noise()
     else:
-        run.x = Sum([contiguous(start[0])], [1.0]).evaluate(state)
+        run.x = Sum([contiguous(x)], [1.0]).evaluate(state)
     return run

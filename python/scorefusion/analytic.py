@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace
+from ._arguments import SEEDS, real, whole
 from ._core import Noise
+from ._host import on_host
 from ._typing import Array
-from .model import KINDS, Model
+from .model import KINDS, Model, _check_schedule, _described, _one_of
 from .schedule import Schedule
 
 __all__ = ["GaussianMixture", "gaussian_barycenter"]
@@ -51,7 +53,7 @@ class GaussianMixture:
     def __init__(self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike) -> None:
         self.means, self.covariances = _gaussians(means, covariances)
         k = len(self.means)
-        w = np.array(weights, np.float64)
+        w = on_host(weights, "weights")
         if w.shape != (k,) or not (np.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
             raise ValueError(f"weights must be ({k},), one for each mean, none negative, got {w.tolist()}")
         self.weights: Float64 = w / w.sum()
@@ -74,10 +76,8 @@ class GaussianMixture:
 
     def model(self, schedule: Schedule, predicts: str = "score") -> Model:
         """The exact model of one of the five kinds, for x ``(B, d)`` of NumPy, PyTorch, JAX or CuPy."""
-        if predicts not in KINDS:
-            raise ValueError(f"predicts must be one of {', '.join(map(repr, KINDS))}, got {predicts!r}")
-        if not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule must be a scorefusion.schedule.Schedule, got {type(schedule).__name__}")
+        _one_of("predicts", predicts, KINDS)
+        _check_schedule(schedule, needed=True)
 
         def predict(x: Any, t: Any) -> Any:
             with _namespace.with_float64(x):
@@ -94,10 +94,13 @@ class GaussianMixture:
 
     def log_density(self, x: Any, t: Any = 0.0, schedule: Schedule | None = None) -> Any:
         """log p_t(x) ``(B,)``, float64, x ``(B, d)``, t a float or ``(B,)``; of the data if there is no schedule."""
+        if not _namespace.is_array(x):
+            raise TypeError(f"x must be an array (B, d), got {_described(x)}")
+        _check_schedule(schedule)
         with _namespace.with_float64(x):
             alpha, sigma = 1.0, 0.0
             if schedule is not None:
-                t = _namespace.float64_of(t) if _namespace.is_array(t) else float(t)
+                t = _namespace.float64_of(t) if _namespace.is_array(t) else real("t", t)
                 alpha, sigma = schedule.alpha(t), schedule.sigma(t)
             return self._posterior(x, alpha, sigma)[0]
 
@@ -110,8 +113,9 @@ class GaussianMixture:
 
         NumPy float64, or of the framework, device and dtype of the array ``like``.
         """
-        if n < 0:
-            raise ValueError(f"n must not be negative, got {n}")
+        n, seed = whole("n", n), whole("seed", seed, 0, SEEDS)
+        if like is not None and not (_namespace.is_array(like) and _namespace.dtype_name(like) in _namespace.FLOATS):
+            raise TypeError(f"like must be an array of floats, got {_described(like)}")
         k, d = self.means.shape
         z = Noise(seed, _STREAM).like(np.empty((n, d)))
         u = Noise(seed, _STREAM + 1).like(np.empty((n, 2)))
@@ -190,9 +194,12 @@ def gaussian_barycenter(weights: ArrayLike, means: ArrayLike, covariances: Array
         A `GaussianMixture` of one component: ``.mean (d,)``, ``.covariance (d, d)``, and all the rest.
     """
     m, C = _gaussians(means, covariances)
-    w = np.array(weights, np.float64)
+    w = on_host(weights, "weights")
     if w.shape != (len(m),) or not np.isfinite(w).all():
         raise ValueError(f"weights must be ({len(m)},), one for each mean, and finite, got {w.tolist()}")
+    for i, covariance in enumerate(C):
+        if np.linalg.matrix_rank(covariance, hermitian=True) < len(covariance):
+            raise ValueError(f"covariances must be positive definite for a barycenter; number {i} is not")
     P = np.linalg.inv(C)
     precision = np.einsum("k,kij->ij", w, P)
     precision = (precision + precision.T) / 2
@@ -204,7 +211,7 @@ def gaussian_barycenter(weights: ArrayLike, means: ArrayLike, covariances: Array
 
 def _gaussians(means: ArrayLike, covariances: ArrayLike) -> tuple[Float64, Float64]:
     """Means ``(k, d)`` and covariances ``(k, d, d)``, checked."""
-    m, C = np.array(means, np.float64), np.array(covariances, np.float64)
+    m, C = on_host(means, "means").copy(), on_host(covariances, "covariances")
     m = m[:, None] if m.ndim == 1 else m
     if m.ndim != 2 or 0 in m.shape or not np.isfinite(m).all():
         raise ValueError(f"means must be (k, d) and finite, got shape {np.shape(means)}")

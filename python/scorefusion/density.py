@@ -36,14 +36,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace, ops
+from ._arguments import SEEDS, real, whole
 from ._arrays import contiguous, knows_float64
 from ._core import Noise
-from ._run import LARGEST_RHO, Plan, without_gradients
+from ._host import on_host
+from ._run import LARGEST_RHO, Plan, checked_samples, without_gradients
 from ._slices import engine
 from ._sum import Sum
 from ._trace import is_cheap, noise_and_divergence, tile
 from ._typing import Array
-from .model import Model, _common_schedule, _described, _one_of, as_models
+from .model import Model, _described, _one_of, under_one_schedule
 from .schedule import Discrete, Schedule
 
 __all__ = ["Classification", "Density", "bits_per_dim", "classify", "log_density", "log_density_difference"]
@@ -184,7 +186,7 @@ def classify(
     problem = _problem(models, x, names=None, **_common(settings))
     known = _settings(method, **known)
     B, k = problem.B, len(problem.models)
-    prior = np.zeros(k) if log_prior is None else np.asarray(_host(log_prior), np.float64)
+    prior = np.zeros(k) if log_prior is None else on_host(log_prior, "log_prior")
     if prior.shape not in ((k,), (B, k)) or np.isnan(prior).any():
         raise ValueError(f"log_prior must be ({k},) or ({B}, {k}) for {k} models, got shape {prior.shape}")
     with without_gradients():
@@ -216,12 +218,10 @@ def bits_per_dim(log_density: Any, dims: int, *, scale: float = 1.0, levels: int
     Returns:
         Of the shape of `log_density`.
     """
-    if operator.index(dims) < 1:
-        raise ValueError(f"dims must be at least 1, got {dims}")
-    if not scale > 0 or not levels > 0:
-        raise ValueError(f"scale and levels must be positive, got {scale} and {levels}")
+    dims, levels, scale = whole("dims", dims, 1), whole("levels", levels, 1), real("scale", scale, 0, above=True)
     value = log_density.value if isinstance(log_density, Density) else log_density
-    value = np.asarray(value, np.float64) if isinstance(value, (list, tuple)) else value
+    if not _namespace.is_array(value) or (isinstance(value, np.ndarray) and value.dtype.kind not in "f"):
+        value = on_host(value, "log_density")
     return -value / (dims * math.log(2)) + (math.log2(scale) + math.log2(levels))
 
 
@@ -249,18 +249,22 @@ def _settings(method: str, *values: Any, **named: Any) -> dict[str, Any]:
             theirs = " and ".join(f"{m!r}" for m, names in _OF_METHOD.items() if name in names)
             raise ValueError(f"{name} is a setting of method {theirs}, not of {method!r}")
     settings = {**defaults, **given}
-    if "draws" in settings and (operator.index(settings["draws"]) < 2 or settings["draws"] % 2):
+    if "draws" in settings:
+        settings["draws"] = whole("draws", settings["draws"], 2)
+    if settings.get("draws", 0) % 2:
         raise ValueError(f"draws must be an even number, for they come in pairs, got {settings['draws']}")
     for name, least in (("nodes", 4), ("steps", 2)):
-        if settings.get(name) is not None and operator.index(settings[name]) < least:
-            raise ValueError(f"{name} must be at least {least}, got {settings[name]}")
-    if "tolerance" in settings and not settings["tolerance"] > 0:
-        raise ValueError(f"tolerance must be positive, got {settings['tolerance']}")
+        if settings.get(name) is not None:
+            settings[name] = whole(name, settings[name], least)
+    if "tolerance" in settings:
+        settings["tolerance"] = real("tolerance", settings["tolerance"], 0, above=True)
     probes = settings.get("probes")
     if isinstance(probes, str):
         _one_of("probes", probes, ("exact",))
-    elif probes is not None and operator.index(probes) < 1:
-        raise ValueError(f"probes must be at least 1, or 'exact', got {probes}")
+    elif probes is not None:
+        settings["probes"] = whole("probes", probes)
+        if settings["probes"] < 1:
+            raise ValueError(f"probes must be at least 1, or 'exact', got {probes}")
     if "probe_law" in settings:
         _one_of("probe_law", settings["probe_law"], ("rademacher", "gaussian"))
     if isinstance(settings.get("reference"), str):
@@ -398,7 +402,7 @@ def _problem(
     first_sample: Any,
     names: list[str] | None,
 ) -> _Problem:
-    models = as_models(models, schedule or (None if callable(models) else _common_schedule(models)))
+    models = under_one_schedule(models, schedule)
     if names is not None:
         models = [model._named(name) for model, name in zip(models, names, strict=True)]
     schedule = models[0].schedule
@@ -423,6 +427,7 @@ def _problem(
     if low == 0:
         raise ValueError(f"there is no noise at t = {t_min:g}, and so no density: give the schedule a t_min")
     B = x.shape[0]
+    first_sample = checked_samples(first_sample, B)
     ids = np.asarray(_host(first_sample), np.int64)
     if ids.shape not in ((), (B,)):
         raise ValueError(f"first_sample must be a number or ({B},), got shape {ids.shape}")
@@ -430,7 +435,16 @@ def _problem(
     if (ids < 0).any() or (ids >= _PAIR).any():
         raise ValueError(f"samples are counted from 0 to 2³² − 1, got first_sample {first_sample}")
     return _Problem(
-        models, schedule, contiguous(state), asked, x, operator.index(seed), ids, (t_min, t_max), (low, high), alpha
+        models,
+        schedule,
+        contiguous(state),
+        asked,
+        x,
+        whole("seed", seed, 0, SEEDS),
+        ids,
+        (t_min, t_max),
+        (low, high),
+        alpha,
     )
 
 
@@ -648,7 +662,9 @@ def _reference(problem: _Problem, given: tuple[Any, Any] | str | None) -> _Refer
             raise ValueError(f"reference='covariance' is for up to {_EXACT} dimensions, not {problem.D}: give (m, C)")
         C = sum(np.asarray(one.C) for one in found) / len(found)
         return _Reference(problem, m, C + (_LEAST + low**2) * np.eye(problem.D))
-    D, C = problem.D, np.asarray(_host(given[1]), np.float64)
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise TypeError(f"reference must be (mean, variance) or 'covariance', got {given!r}")
+    D, C = problem.D, on_host(given[1], "the variance of reference")
     if C.shape not in ((), (D,), (D, D)):
         raise ValueError(f"reference must be (mean, C), C a number, ({D},) or ({D}, {D}), got shape {C.shape}")
     symmetric = C.ndim < 2 or bool(np.allclose(C, C.T))
@@ -873,7 +889,7 @@ def _broadcast(m: Any, x: Any) -> Any:
 def _mean(m: Any, problem: _Problem) -> Any:
     """What a reference's mean was given as, ``(1, *event)``."""
     event = tuple(problem.x.shape[1:])
-    values = np.asarray(_host(m), np.float64)
+    values = on_host(m, "the mean of reference")
     if values.shape not in ((), event) or not np.isfinite(values).all():
         raise ValueError(f"reference must be (mean, variance), the mean a number or {event}, got {values.shape}")
     values = np.broadcast_to(values, (1, *event))

@@ -7,19 +7,19 @@ well a model remembers data. All of it is inner products of what models return; 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _namespace
+from ._arguments import SEEDS, whole
 from ._core import Noise
 from ._host import at_home
-from ._run import GRIDS, without_gradients
+from ._run import GRIDS, _plain, checked_samples, checked_shape, without_gradients
 from ._sum import Sum, gram_of
 from .density import log_density
-from .model import Model, _common_schedule, _one_of, as_models
+from .model import Model, _described, _one_of, under_one_schedule
 from .schedule import Schedule
 from .superposition import superpose
 
@@ -78,10 +78,13 @@ def process_gap(
         [False, True]
     """
     _one_of("times", times, GRIDS)
-    if operator.index(steps) < 2 or steps % 2:
-        raise ValueError(f"steps must be an even number, got {steps}")
+    steps, draws = whole("steps", steps, 2), whole("draws", draws, 2)
+    for name, number in (("steps", steps), ("draws", draws)):
+        if number % 2:
+            raise ValueError(f"{name} must be an even number, got {number}")
+    shape = checked_shape(shape)
     if shape[0] < 2:
-        raise ValueError(f"shape must have two samples or more, for a standard error, got {tuple(shape)}")
+        raise ValueError(f"shape must have two samples or more, for a standard error, got {shape}")
 
     def gap(steps: int) -> tuple[Any, Any]:
         path = superpose([model], shape, mode="mean", steps=steps, seed=seed, like=like, times=times, schedule=schedule)
@@ -115,10 +118,10 @@ def rotation(
         x: ``(B, *event)`` at time t.
         probes: pairs of v and w.
     """
-    if operator.index(probes) < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
+    probes, seed = whole("probes", probes, 1), whole("seed", seed, 0, SEEDS)
     (model,) = _models([model], schedule)
-    asked, x = _namespace.dtype_name(x), _wide(x)
+    asked, x = _checked(x), _plain(_wide(x))
+    first_sample = checked_samples(first_sample, x.shape[0])
     step = _STEP[_namespace.dtype_name(x)] * model.schedule.sigma(t)
 
     def moved(v: Any) -> Sum:
@@ -148,7 +151,7 @@ def membership(model: Any, x: Any, t: float, *, reference: Any = None, schedule:
     With a `reference`, a model that has not seen any of it, (‖ε̂‖² − ‖ε̂_reference‖²)/D: what is easy for both cancels.
     """
     models = _models([model] if reference is None else [model, reference], schedule)
-    asked, x = _namespace.dtype_name(x), _wide(x)
+    asked, x = _checked(x), _plain(_wide(x))
     x = Sum([x], [models[0].schedule.alpha(t)]).evaluate(x)
     D = math.prod(x.shape[1:])
     with without_gradients():
@@ -159,10 +162,20 @@ def membership(model: Any, x: Any, t: float, *, reference: Any = None, schedule:
 
 
 def _models(models: list[Any], schedule: Schedule | None) -> list[Any]:
-    models = as_models(models, schedule or _common_schedule(models))
+    models = under_one_schedule(models, schedule)
     if models[0].schedule is None:
         raise ValueError("a diagnostic needs a schedule: Model(fn, predicts, schedule), or schedule=")
     return models
+
+
+def _checked(x: Any) -> str:
+    """The name of the dtype of an array (B, *event)."""
+    if not _namespace.is_array(x) or len(x.shape) < 1:
+        raise TypeError(f"x must be an array (B, *event), got {_described(x)}")
+    name = _namespace.dtype_name(x)
+    if name not in _namespace.FLOATS:
+        raise TypeError(f"x must be one of {', '.join(_namespace.FLOATS)}, got {name}")
+    return name
 
 
 def _wide(x: Any) -> Any:

@@ -4,18 +4,20 @@ Four auxiliaries know populations with 10, 30, 70 and 90 % sevens; a few data co
 these, and how many sevens the fused model draws is counted by a classifier. Everything is in ``examples/digits``: the
 images, the weights, the script that trained them, and what was found.
 
-This module needs torch.
+This module needs torch and safetensors.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -168,27 +170,39 @@ class Classifier(nn.Module):
 
 
 def write_network(path: Path, network: nn.Module, training: dict[str, Any]) -> None:
-    """What `read_network` reads, in float16; `training` tells how it was trained."""
+    """What `read_network` reads: safetensors in float16, their SHA-256, and `training`, how they came about."""
     parameters = {name: p.detach().numpy().astype(np.float16) for name, p in network.state_dict().items()}
-    _files.write(path, "network of the digits", {"training": training}, parameters)
+    meta = {"training": json.dumps(training), "sha256": _files.digest(parameters).hex()}
+    _files.write_whole(path, safetensors.numpy.save(parameters, meta))
 
 
 def read_network(path: Path, network: nn.Module) -> dict[str, Any]:
     """Fills the network with what a file holds, and returns how it was trained."""
-    meta, parameters = _files.read(path, "network of the digits")
-    network.load_state_dict({name: torch.from_numpy(p).float() for name, p in parameters.items()})
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            meta = file.metadata() or {}
+            parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no file of safetensors, or is truncated or damaged ({error})") from None
+    if {"training", "sha256"} - set(meta):
+        raise ValueError(f"{path} is no network of the digits: nothing in it tells how it was trained, nor its SHA-256")
+    if meta["sha256"] != _files.digest(parameters).hex():
+        raise ValueError(f"{path} was altered: the SHA-256 of its content is not the one written in it")
+    try:
+        network.load_state_dict({name: torch.from_numpy(p).float() for name, p in parameters.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds another network than {type(network).__name__}: {error}") from None
     network.eval().requires_grad_(False)
-    training: dict[str, Any] = meta["training"]
+    training: dict[str, Any] = json.loads(meta["training"])
     return training
 
 
 def model(network: nn.Module) -> Model:
-    """The network as a `Model` of v."""
+    """The network as a `Model` of v. Its parameters are learned no more; derivatives in x are there for the flow."""
 
     def v(x: Tensor, t: Tensor) -> Tensor:
         parts = zip(torch.split(x, _ROWS), torch.split(SCHEDULE.logsnr(t).to(x.dtype), _ROWS), strict=True)
-        with torch.no_grad():
-            return torch.cat([network(*part) for part in parts])
+        return torch.cat([network(*part) for part in parts])
 
     return Model(v, "v", SCHEDULE)
 
@@ -197,7 +211,7 @@ def model(network: nn.Module) -> Model:
 def auxiliary(name: str) -> Model:
     """A network of ``examples/digits/weights``."""
     network = UNet()
-    read_network(FOLDER / "weights" / f"{name}.npz", network)
+    read_network(FOLDER / "weights" / f"{name}.safetensors", network)
     return model(network)
 
 
@@ -252,7 +266,7 @@ class Share(NamedTuple):
 def _classifier() -> tuple[Classifier, tuple[float, float]]:
     """It, and how often it calls a seven and a nine a seven."""
     network = Classifier()
-    a, b = read_network(FOLDER / "weights" / "classifier.npz", network)["called_seven"]
+    a, b = read_network(FOLDER / "weights" / "classifier.safetensors", network)["called_seven"]
     return network, (a, b)
 
 

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import html
 import math
+import operator
 import os
 import statistics as normal_distribution
 import sys
@@ -25,13 +26,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _files, _namespace, ops
+from ._arguments import SEEDS, real, whole
 from ._arrays import _is_torch
 from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, left, statistics_of
 from ._core import Noise
+from ._host import on_host
 from ._progress import Progress
 from ._run import _Pool, _sole_owner
 from ._slices import is_sharded, share
-from .model import Model, _common_schedule, _is, _Level, as_models
+from .model import Model, _check_schedule, _is, _Level, _one_of, under_one_schedule
 from .schedule import EDM, Schedule
 from .statistics import NotFinite, Quadratic, Statistics, minimize, quadratic
 
@@ -42,7 +45,7 @@ Float64 = NDArray[np.float64]
 _EPSILON = 1 << 63 | 0x6669 << 40  # the stream of ε in a fit
 _TIMES = _EPSILON | 1  # ... and of t
 _BLOCK = 256  # data whose rows are worked off together, draw after draw
-_BESIDE = 1 << 24  # bytes of a batch: larger ones are not made, nor kept, while models work on another
+_BESIDE = 1 << 15, 1 << 24  # bytes of a batch that is worth waking a thread for, and not dear to keep beside another
 _APART = 1 << 32  # from the data of one process's loader to those of the next
 _CHECKPOINT_SECONDS = 2.0
 _LEAST_ALPHA = 1e-3  # bins, and times uniform in log-SNR, end at this σ/α = 10³ where a schedule goes on to α = 0
@@ -103,9 +106,8 @@ class TimeWeights:
     def __call__(self, t: Any) -> Any:
         if self._schedule is None:
             raise ValueError("this fit was loaded from a file, which holds no schedule: use Fit.per_time(schedule)")
-        t = _namespace.host(t) if _namespace.is_array(t) else t
         with np.errstate(all="ignore"):
-            logsnr = np.asarray(self._schedule.logsnr(np.asarray(t, np.float64)))
+            logsnr = np.asarray(self._schedule.logsnr(on_host(t, "t")))
         return self.weights[np.searchsorted(self.logsnr[1:, 0], logsnr, side="right")]
 
     def __repr__(self) -> str:
@@ -196,7 +198,7 @@ class Fit:
 
         Where a weight is at the boundary the distribution is no longer normal: quantiles of `bootstrap` for all.
         """
-        if not 0 < level < 1:
+        if not 0 < real("level", level) < 1:
             raise ValueError(f"level must be between 0 and 1, got {level}")
         self._refuse_dependent("intervals")
         if (self.weights[self._members] > 0).all() and len(self._members) > 1:
@@ -208,6 +210,7 @@ class Fit:
     def bootstrap(self, repeats: int = 1000, seed: int = 0) -> Float64:
         """λ learned from data drawn with replacement, again and again: ``(repeats, k)``."""
         self._refuse_dependent("the bootstrap")
+        repeats, seed = whole("repeats", repeats), whole("seed", seed, 0, SEEDS)
         sums, _ = self.statistics.per_group()
         sums = sums.sum(axis=1)
         N, random = len(sums), np.random.default_rng(seed)
@@ -227,7 +230,7 @@ class Fit:
         """The loss of data that λ was not learned from: each of the folds in turn is left out, every folds-th datum."""
         self._refuse_dependent("cross-validation")
         N = len(self._group_sizes)
-        if not 2 <= folds <= N:
+        if not 2 <= whole("folds", folds) <= N:
             raise ValueError(f"folds must be from 2 to {N}, the number of data (or groups of them), got {folds}")
         sums = self.statistics.per_group()[0].sum(axis=1)
         losses = np.empty(N)
@@ -244,22 +247,24 @@ class Fit:
 
     def without(self, i: int) -> Fit:
         """The fit of all models but this one."""
-        if i not in range(-self.k, self.k):
+        i = whole("i", i, -self.k)
+        if i >= self.k:
             raise IndexError(f"there are {self.k} models, got {i}")
         return self.subset([int(j) for j in self._members if j != i % self.k])
 
     def subset(self, indices: Iterable[int]) -> Fit:
         """The fit of these models alone; the weights of the others are 0."""
-        members = sorted({int(i) for i in indices})
+        try:
+            members = sorted({operator.index(i) for i in indices})
+        except TypeError:
+            raise TypeError(f"indices must be a list of whole numbers, got {indices!r}") from None
         if not members or members[0] < 0 or members[-1] >= self.k:
             raise ValueError(f"indices must be some of 0 to {self.k - 1}, and at least one, got {members}")
         return Fit(self.statistics, self._settings, self._cost, self._schedule, members, self._prior)
 
     def with_prior(self, weights: ArrayLike, strength: float) -> Fit:
         """The λ that minimises L(λ) + strength ‖λ − weights‖², for prior weights ``(k,)`` with Σ = 1."""
-        if not (math.isfinite(strength) and strength >= 0):
-            raise ValueError(f"strength must not be negative, got {strength}")
-        prior = _Prior(self._checked(weights), float(strength))
+        prior = _Prior(self._checked(weights), real("strength", strength, 0))
         return Fit(self.statistics, self._settings, self._cost, self._schedule, list(self._members), prior)
 
     def affine(self) -> Float64:
@@ -281,7 +286,8 @@ class Fit:
             strength = 1.0
         else:
             strength = self._best_strength()
-        return self._time_weights(strength, schedule or self._schedule)
+        _check_schedule(schedule)
+        return self._time_weights(strength, self._schedule if schedule is None else schedule)
 
     @functools.cached_property
     def condition_number(self) -> float:
@@ -300,6 +306,8 @@ class Fit:
 
     def merge(self, other: Fit) -> Fit:
         """The fit of the data of both, which must be disjoint (`first_datum`) and of the same settings."""
+        if not isinstance(other, Fit):
+            raise TypeError(f"other must be a Fit, got a {type(other).__name__}")
         if self._settings != other._settings:
             mine, theirs = asdict(self._settings), asdict(other._settings)
             name = next(name for name in mine if mine[name] != theirs[name])
@@ -583,7 +591,7 @@ class Fit:
         return ["", *remarks] if remarks else []
 
     def _checked(self, weights: ArrayLike) -> Float64:
-        w = np.array(weights, np.float64)
+        w = on_host(weights, "weights").copy()
         if w.shape != (self.k,):
             raise ValueError(f"weights must be ({self.k},), got shape {w.shape}")
         if not abs(w.sum() - 1) <= 1e-6:
@@ -710,25 +718,24 @@ def fit(
         array([0.74, 0.26])
     """
     begin = time.perf_counter()
-    schedule = schedule or (_common_schedule(models) if isinstance(models, Sequence) else None)
-    if not isinstance(models, Model) and not callable(models) and len(models) > 0 and schedule is None:
+    models = under_one_schedule(models, schedule)
+    schedule = models[0].schedule
+    if schedule is None:
         raise ValueError("none of the models has a schedule: fit(..., schedule=) is needed, such as sf.schedule.VP()")
-    models = as_models(models, schedule)
-    assert schedule is not None
     if any(map(is_sharded, models)):
         if group is not None:
             raise ValueError("group must be None for models that are sharded: all their processes have the same data")
         if checkpoint is not None:
             raise ValueError("checkpoint must be None for models that are sharded over processes")
-    times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
-    for name, value, known in [("times", times, ("uniform", "logsnr")), ("targets", targets, ("noise", "posterior"))]:
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+    if times is None:
+        times = "logsnr" if isinstance(schedule, EDM) else "uniform"
+    _one_of("times", times, ("uniform", "logsnr"))
+    _one_of("targets", targets, ("noise", "posterior"))
+    draws, seed = whole("draws", draws), whole("seed", seed, 0, SEEDS)
     if draws < 2 or draws % 2:
         raise ValueError(f"draws must be even, for they come in pairs (t, ε), (t, −ε), got {draws}")
-    for name, number, least in [("bins", bins, 1), ("batch_size", batch_size, 1), ("first_datum", first_datum, 0)]:
-        if number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
+    bins, batch_size = whole("bins", bins, 1), whole("batch_size", batch_size, 1)
+    first_datum = whole("first_datum", first_datum, 0, 2**62 // draws)  # pairs are counted in 63 bits
     low, high = _range(models, schedule, t_range, logsnr_range)
     sampler = _Sampler(schedule, low, high, times, draws, weighting, bins, seed)
     settings = _Settings(
@@ -752,19 +759,26 @@ def fit(
     return Fit(statistics, settings, cost, schedule)
 
 
+def _ends(name: str, ends: Any) -> tuple[float, float]:
+    found = on_host(ends, name)
+    if found.shape != (2,) or np.isnan(found).any():
+        raise ValueError(f"{name} must be (from, to), two numbers, got {ends!r}")
+    return float(found[0]), float(found[1])
+
+
 def _range(models: Sequence[Model], schedule: Schedule, t_range: Any, logsnr_range: Any) -> tuple[float, float]:
     """Where t is drawn."""
     if t_range is not None and logsnr_range is not None:
         raise ValueError("t_range and logsnr_range say the same: give one of them")
     if logsnr_range is not None:
-        least, most = (float(value) for value in logsnr_range)
+        least, most = _ends("logsnr_range", logsnr_range)
         t_range = float(schedule.time(most)), float(schedule.time(least))
     if t_range is None:
         low, high = max(model.t_min for model in models), min(model.t_max for model in models)
         if not low < high:
             raise ValueError(f"there is no noise level at which all models are defined, by {schedule}")
         return low, high
-    low, high = (float(value) for value in t_range)
+    low, high = _ends("t_range", t_range)
     if not 0 <= low < high <= schedule.t_max * (1 + 1e-9):
         what = "t_range" if logsnr_range is None else "the t of logsnr_range"
         raise ValueError(f"{what} must ascend within 0 to {schedule.t_max:g}, got ({low:g}, {high:g})")
@@ -801,7 +815,7 @@ class _Sampler:
     ) -> None:
         self.schedule, self.low, self.high = schedule, low, high
         self.times, self.draws, self.weighting, self.seed = times, draws, weighting, seed
-        if not (callable(weighting) or weighting in ("sigma2", "likelihood")):
+        if not (callable(weighting) or (isinstance(weighting, str) and weighting in ("sigma2", "likelihood"))):
             raise ValueError(f"weighting must be 'sigma2', 'likelihood' or a function of t, got {weighting!r}")
         with np.errstate(all="ignore"):
             most = float(schedule.logsnr(low))
@@ -846,7 +860,10 @@ class _Sampler:
         if self.weighting == "sigma2":
             return np.ones_like(t)
         given = self.schedule.g2(t) if self.weighting == "likelihood" else self.weighting(t)
-        w: Float64 = np.broadcast_to(np.asarray(given, np.float64), t.shape) / self.schedule.sigma(t) ** 2
+        given = on_host(given, "weighting(t)")
+        if given.shape not in ((), t.shape):
+            raise ValueError(f"weighting(t) must be a number or {t.shape}, one for each t, got shape {given.shape}")
+        w: Float64 = np.broadcast_to(given, t.shape) / self.schedule.sigma(t) ** 2
         if not (np.isfinite(w).all() and (w >= 0).all()):
             bad = t[~(np.isfinite(w) & (w >= 0))][0]
             raise ValueError(f"weighting must be finite and not negative, it is not at t = {bad:g}")
@@ -1017,7 +1034,7 @@ class _Run:
         here = _Placed(rows, x0, self.models)
         begin, end = statistics.rows, b * self.settings.draws
         batches = [slice(low, min(low + self.batch_size, end)) for low in range(begin, end, self.batch_size)]
-        beside = here.on_host and self.batch_size * x0[:1].nbytes <= _BESIDE
+        beside = here.on_host and _BESIDE[0] <= self.batch_size * x0[:1].nbytes <= _BESIDE[1]
         noised: _Noised | None = None
         following: _Noised | None = None
         try:
@@ -1134,7 +1151,7 @@ def _nobody_else_holds(arrays: list[Any]) -> bool:
 def _owns_memory(array: Any) -> bool:
     if isinstance(array, np.ndarray):
         return array.base is None and array.flags.owndata
-    return _is_torch(array) and _sole_owner(array) and array.untyped_storage().resizable()
+    return _is_torch(array) and _sole_owner(array) and array.untyped_storage().resizable()  # not that of an ndarray
 
 
 class _Placed:

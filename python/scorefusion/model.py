@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _namespace
+from ._arguments import SEEDS, number, real, whole
+from ._host import on_host
 from ._slices import Slices
 from ._typing import Array
 from .reference import normal
@@ -106,6 +108,9 @@ class Model:
         outside: str = "raise",
         divergence: Callable[[Any, Any], Any] | None = None,
     ) -> None:
+        for name, function in (("time", time), ("divergence", divergence)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function, got {_described(function)}")
         if not callable(fn):
             raise TypeError(f"fn must be a function of (x, t), got {type(fn).__name__}")
         _one_of("predicts", predicts, KINDS)
@@ -159,7 +164,7 @@ class Model:
 
     def under(self, schedule: Schedule) -> Model:
         """The same model as one of another schedule: t and x are then those of `schedule`."""
-        _check_schedule(schedule)
+        _check_schedule(schedule, needed=True)
         seen = copy.copy(self)
         seen.schedule = schedule
         seen._native = self._native or schedule
@@ -305,12 +310,14 @@ class Fusion(Model):
 
     def __init__(self, models: Sequence[Any], weights: Any, schedule: Schedule | None = None) -> None:
         _check_schedule(schedule)
-        self.models = as_models(models, schedule or _common_schedule(models))
-        self.schedule = self._native = schedule or _common_schedule(models)
+        self.models = under_one_schedule(models, schedule)
+        self.schedule = self._native = _common_schedule(self.models)
         kinds = {model.predicts for model in self.models}
         self.predicts = kinds.pop() if len(kinds) == 1 else "score"
         self.time, self.framework, self.outside, self.divergence = None, None, "raise", None
-        self.weights = weights if callable(weights) else _weights(getattr(weights, "weights", weights), len(models))
+        self.weights = (
+            weights if callable(weights) else _weights(getattr(weights, "weights", weights), len(self.models))
+        )
         self._name = "the fusion"
 
     def __repr__(self) -> str:
@@ -319,7 +326,7 @@ class Fusion(Model):
 
     def under(self, schedule: Schedule) -> Fusion:
         """The same fusion, of t and x of another schedule; weights that depend on t do so at the same log-SNR."""
-        _check_schedule(schedule)
+        _check_schedule(schedule, needed=True)
         seen = copy.copy(self)
         seen.schedule, seen._native = schedule, self._native or schedule
         seen.models = [model.under(schedule) for model in self.models]
@@ -392,7 +399,7 @@ class Fusion(Model):
         k = len(self.models)
         t = level.t if self._native is None else level.at(self._native, "raise", self._name).t
         weights = self.weights(t)
-        weights = np.asarray(_namespace.host(weights) if _namespace.is_array(weights) else weights, np.float64)
+        weights = on_host(weights, "weights(t)")
         if weights.ndim == 2 and not _namespace.is_array(t) and len(weights) == 1:
             weights = weights[0]
         if weights.shape not in ((k,), (B, k)):
@@ -416,12 +423,13 @@ def guided(
 
     Each branch of a `Fusion` may be guided by itself, or the fusion as a whole.
     """
-    weights = (lambda t: _guidance_weights(scale(t))) if callable(scale) else _guidance_weights(scale)
+    weights = (lambda t: _guidance_weights(scale(t))) if callable(scale) else _guidance_weights(real("scale", scale))
     return Fusion([conditional, unconditional], weights, schedule)
 
 
 def _guidance_weights(scale: Any) -> Any:
-    return np.stack([np.asarray(scale, np.float64), 1 - np.asarray(scale, np.float64)], axis=-1)
+    scale = on_host(scale, "scale")
+    return np.stack([scale, 1 - scale], axis=-1)
 
 
 def as_models(models: Sequence[Any], schedule: Schedule | None = None) -> list[Model]:
@@ -429,12 +437,28 @@ def as_models(models: Sequence[Any], schedule: Schedule | None = None) -> list[M
 
     Bare functions are taken to predict the score.
     """
-    if isinstance(models, Model) or callable(models) or len(models) == 0:
-        raise ValueError("models must be a list of one model or more")
+    listed = [] if isinstance(models, (Model, str, bytes)) or callable(models) else models
+    try:
+        listed = list(listed)
+    except TypeError:
+        raise TypeError(f"models must be a list of one model or more, got {_described(models)}") from None
+    if not listed:
+        raise ValueError(f"models must be a list of one model or more, got {_described(models)}")
+    for i, model in enumerate(listed):
+        if not callable(model):
+            raise TypeError(f"models[{i}] must be a Model or a function of (x, t), got {_described(model)}")
     named = [
-        (model if isinstance(model, Model) else Model(model))._named(f"models[{i}]") for i, model in enumerate(models)
+        (model if isinstance(model, Model) else Model(model))._named(f"models[{i}]") for i, model in enumerate(listed)
     ]
     return named if schedule is None else [model.under(schedule) for model in named]
+
+
+def under_one_schedule(models: Sequence[Any], schedule: Schedule | None) -> list[Model]:
+    """`as_models` under this schedule or, if None, under the one that is common to them, if they have any."""
+    _check_schedule(schedule)
+    found = as_models(models, schedule)
+    common = _common_schedule(found) if schedule is None else schedule
+    return found if common is None else [model.under(common) for model in found]
 
 
 class _Level:
@@ -577,9 +601,9 @@ def _as_time(t: Any, x: Any) -> Any:
     """A float, or ``(B,)`` float64: in NumPy if it can be read, else where it lies."""
     if not _namespace.is_array(t):
         if isinstance(t, (list, tuple)):
-            t = np.asarray(t, np.float64)
+            t = on_host(t, "t")
         else:
-            return float(t)
+            return number("t", t)
     if tuple(t.shape) not in ((), (x.shape[0],)):
         raise ValueError(f"t must be a number or ({x.shape[0]},), one for each sample, got shape {tuple(t.shape)}")
     if _namespace.on_host(t):
@@ -645,7 +669,7 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
 
 def _weights(weights: Any, k: int) -> Any:
     """λ ``(k,)`` in NumPy float64."""
-    weights = np.array(_namespace.host(weights) if _namespace.is_array(weights) else weights, np.float64)
+    weights = on_host(weights, "weights").copy()
     if weights.shape != (k,):
         raise ValueError(f"weights must be ({k},), one for each model, got shape {weights.shape}")
     _check_finite(weights)
@@ -665,13 +689,13 @@ def _common_schedule(models: Sequence[Any]) -> Schedule | None:
     return next(iter(schedules), None)
 
 
-def _check_schedule(schedule: Any) -> None:
-    if schedule is not None and not isinstance(schedule, Schedule):
+def _check_schedule(schedule: Any, needed: bool = False) -> None:
+    if (needed or schedule is not None) and not isinstance(schedule, Schedule):
         raise TypeError(f"schedule must be a scorefusion.schedule.Schedule, got {_described(schedule)}")
 
 
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
@@ -730,17 +754,18 @@ def check(model: Any, data: Any, *, schedule: Schedule | None = None, seed: int 
         data: ``(n, *event)``, some of what the model was trained on.
         schedule: for a model without one.
     """
-    model = model if isinstance(model, Model) else Model(model)
+    (model,) = as_models([model])
+    _check_schedule(schedule)
     if model.schedule is None:
         model = model.under(schedule) if schedule is not None else model
     native = model._native if model._native is not None else model._known_schedule("check")
     if not _namespace.is_array(data) or len(data.shape) < 1 or data.shape[0] == 0:
         raise ValueError(f"data must be an array (n, *event) of one sample or more, got {_described(data)}")
-    x0 = np.asarray(_namespace.host(data[:128]), np.float64)
+    x0 = on_host(data[:128], "data")
     if not np.isfinite(x0).all():
         raise ValueError("data must be finite, got NaN or infinity")
     x0 = np.concatenate([x0] * math.ceil(max(128, min(1024, 8192 / max(x0[0].size, 1))) / len(x0)))
-    noise = normal(seed, _STREAM, 0, x0.shape)
+    noise = normal(whole("seed", seed, 0, SEEDS), _STREAM, 0, x0.shape)
     noise[1::2] = -noise[::2][: len(noise[1::2])]
 
     dtype = _namespace.dtype_name(data) if _namespace.dtype_name(data) in _namespace.FLOATS else "float32"
@@ -776,6 +801,10 @@ def check(model: Any, data: Any, *, schedule: Schedule | None = None, seed: int 
     best = min(residuals, key=lambda reading: residuals[reading])
     if not _clearly_better(losses[best], losses[declared]):
         best = declared
+    else:  # of readings that are as good the one that changes least: of data from N(0, 1) the best v is 0, at any t
+        alike = [reading for reading in residuals if not _clearly_better(losses[best], losses[reading])]
+        changed = {reading: sum(a != b for a, b in zip(reading, declared, strict=True)) for reading in alike}
+        best = min(alike, key=lambda reading: (changed[reading], residuals[reading]))
     return ModelCheck(
         ok=best == declared and residuals[declared] < 0.5 * math.exp(float(np.mean(nothing))),
         predicts=best[0],

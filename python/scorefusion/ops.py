@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from ._arguments import whole
 from ._core import Noise as Noise
 from ._typing import Array, Small
 
@@ -292,9 +293,7 @@ def set_num_threads(n: int) -> None:
 
     Starts as ``SCOREFUSION_NUM_THREADS``, or as the number of cores this process may use.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    _core.set_num_threads(n)
+    _core.set_num_threads(whole("n", n, 1, 2**31))
 
 
 def get_num_threads() -> int:

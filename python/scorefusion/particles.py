@@ -33,12 +33,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace, ops
 from . import solver as solvers
+from ._arguments import SEEDS, function, real, whole
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
 from ._sum import Sum, combine_gram, inner, rows_of
 from ._typing import Array, Sampled
-from .model import _one_of
+from .model import _one_of, as_models
 from .schedule import Schedule
 
 __all__ = ["Particles", "sample_product", "steer"]
@@ -65,6 +66,7 @@ class Particles(Generic[Array]):
 
     def sample(self, n: int, seed: int = 0) -> Array:
         """n draws ``(n, *event)``, unweighted; groups count by their share of Z."""
+        n, seed = whole("n", n), whole("seed", seed, 0, SEEDS)
         log_weight = _namespace.host(self.log_weight).reshape(len(self.log_z_of_groups), -1)
         w = np.exp(log_weight + (self.log_z_of_groups - self.log_z_of_groups.max())[:, None]).ravel()
         total = np.cumsum(w)
@@ -131,14 +133,15 @@ def sample_product(
         >>> particles.sample(1000).mean().round(1)  # precisions 1 and 4 give −2/5 + 2·4/5
         1.2
     """
+    function("callback", callback)
     beta = on_host(getattr(powers, "weights", powers), "powers")
+    models = as_models(models)
     if beta.shape != (len(models),) or not np.isfinite(beta).all():
         raise ValueError(f"powers must be ({len(models)},), one for each model, and finite, got {beta.tolist()}")
     b = float(beta.sum())
     if b <= 0:
         raise ValueError(f"powers must have a positive sum, or their product cannot be a density; got {b:g}")
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    scale = real("scale", scale, 0, 1e100, above=True)  # its square is a number
     run = prepare(
         [model for model, power in zip(models, beta, strict=True) if power],
         shape,
@@ -236,8 +239,8 @@ def steer(
     _one_of("potential", potential, ("difference", "max", "sum"))
     if not callable(reward):
         raise TypeError(f"reward must be a function of x0, got {type(reward).__name__}")
-    if every is not None and every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    every = None if every is None else whole("every", every, 1)
+    strength = real("strength", strength)
     run = prepare(
         [model],
         shape,
@@ -300,10 +303,10 @@ class _Population:
 
     def __init__(self, run: Run, groups: int, resample_below: float, method: str, first_sample: int) -> None:
         B = run.x.shape[0]
+        groups = whole("groups", groups)
         if groups < 1 or groups > B or B % groups:
             raise ValueError(f"groups must divide the number of particles, {B}, got {groups}")
-        if not 0 <= resample_below <= 1:
-            raise ValueError(f"resample_below must be from 0 to 1, got {resample_below}")
+        resample_below = real("resample_below", resample_below, 0, 1)
         _one_of("method", method, ("systematic", "stratified", "residual", "multinomial"))
         if not isinstance(first_sample, (int, np.integer)) or first_sample % (B // groups):
             raise ValueError(
@@ -322,7 +325,7 @@ class _Population:
 
     def values(self, found: Any, name: str) -> Any:
         """What a function of the user returned for each particle, ``(groups, n)`` float64."""
-        found = np.asarray(found, np.float64) if not _namespace.is_array(found) else found
+        found = found if _namespace.is_array(found) else on_host(found, f"what {name} returns")
         if tuple(found.shape) != (self.groups * self.n,):
             raise ValueError(
                 f"{name} must return ({self.groups * self.n},), one for each particle, got shape {tuple(found.shape)}"

@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from . import solver as solvers
+from ._arguments import function
 from ._progress import Progress
 from ._run import prepare, without_gradients
 from ._typing import Sampled
@@ -74,6 +75,8 @@ def sample(
         >>> x.shape, abs(x).mean().round(1)
         ((1000, 1), 2.0)
     """
+    function("callback", callback)
+    function("guidance", guidance)
     run = prepare(
         [model],
         shape,

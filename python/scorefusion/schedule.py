@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace
+from ._arguments import real
+from ._host import on_host
 from ._typing import Array, of_time
 
 __all__ = [
@@ -103,7 +105,7 @@ class Schedule(ABC):
     def time(self, logsnr: Array) -> Array: ...
     def time(self, logsnr: Any) -> Any:
         """The t at which the log-SNR has this value: the inverse of `logsnr`."""
-        return _namespace.in_float64(self._time, logsnr)
+        return _namespace.in_float64(self._time, logsnr, "logsnr")
 
     def _sigma(self, xp: Any, t: Any) -> Any:
         return xp.sqrt(self._variance(xp, t))
@@ -274,6 +276,8 @@ class EDM(_Exploding):
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         self.t_min, self.t_max = _positive(sigma_min=sigma_min, sigma_max=sigma_max)
+        if not self.t_max > self.t_min:
+            raise ValueError(f"sigma_max must be greater than sigma_min, got {sigma_max} and {sigma_min}")
 
     def _parameters(self) -> dict[str, Any]:
         return {"sigma_min": self.t_min, "sigma_max": self.t_max}
@@ -331,7 +335,7 @@ class Discrete(Schedule):
     t_min = 0.0
 
     def __init__(self, alphas_cumprod: ArrayLike) -> None:
-        table = np.asarray(_host(alphas_cumprod), np.float64)
+        table = on_host(alphas_cumprod, "alphas_cumprod").copy()
         if table.ndim != 1 or len(table) < 2:
             raise ValueError(f"alphas_cumprod must be (T,) with T of at least 2, got shape {table.shape}")
         for i, value in enumerate(table):
@@ -454,11 +458,4 @@ def _softplus(xp: Any, z: Any) -> Any:
 
 def _positive(**parameters: float) -> list[float]:
     """The values as floats, if all are positive and finite."""
-    for name, value in parameters.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-    return [float(value) for value in parameters.values()]
-
-
-def _host(array: Any) -> Any:
-    return _namespace.host(array) if _namespace.is_array(array) else array
+    return [real(name, value, 0, above=True) for name, value in parameters.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from . import _core
+from ._arguments import real, whole
 from ._host import Values, at_home, on_host, spacing_of
 
 Method = Literal["exponentiated", "frank-wolfe", "softmax", "projected"]
@@ -55,6 +56,7 @@ def minimize_on_simplex(Q: Any, q: Any = None, *, tolerance: float = 1e-14) -> S
         >>> sf.minimize_on_simplex([[2, 0, 1], [0, 1, 1], [1, 1, 5]]).weights
         array([0.33333333, 0.66666667, 0.        ])
     """
+    tolerance = real("tolerance", tolerance, 0)
     solution = _minimize(on_host(Q, "Q"), None if q is None else on_host(q, "q"), tolerance, _rounding(Q))
     return SimplexSolution(at_home(solution[0], Q), *solution[1:])
 
@@ -92,6 +94,9 @@ class SimplexDescent:
     """
 
     def __init__(self, k: int, *, method: Method = "exponentiated", rate: float | None = None, start: Any = None):
+        if not isinstance(method, str):
+            raise TypeError(f"method must be a name, got a {type(method).__name__}")
+        k, rate = whole("k", k, 1, 2**31), None if rate is None else real("rate", rate, 0, above=True)
         self._descent = _core.SimplexDescent(k, method, rate, None if start is None else on_host(start, "start"))
 
     @property

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from ._arguments import real
 from ._sum import Sum as Sum
 
 __all__ = [
@@ -149,9 +150,7 @@ class DDIM(Solver):
     all_levels = True
 
     def __init__(self, eta: float = 0.0) -> None:
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must be from 0 to 1, got {eta}")
-        self.eta = float(eta)
+        self.eta = real("eta", eta, 0, 1)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -224,7 +223,7 @@ class PredictorCorrector(Solver):
     stochastic = True
 
     def __init__(self, snr: float = 0.16) -> None:
-        self.snr = float(snr)
+        self.snr = real("snr", snr, 0)
 
     def step(self, at: Step) -> Sum:
         delta = 2 * (self.snr * at.rho) ** 2

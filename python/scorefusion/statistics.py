@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _core
+from . import _core, _namespace
+from ._arguments import whole
 from ._host import on_host
 from ._slices import engine
+from .model import _described
 from .simplex import SimplexSolution, minimize_on_simplex
 
 __all__ = ["Quadratic", "Statistics", "minimize", "quadratic"]
@@ -160,12 +162,8 @@ class Statistics:
     """
 
     def __init__(self, k: int, bins: int = 1) -> None:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, got {bins}")
-        self.k, self.bins = int(k), int(bins)
-        self._width = k * (k + 1) // 2 + 2
+        self.k, self.bins = whole("k", k, 1), whole("bins", bins, 1)
+        self._width = self.k * (self.k + 1) // 2 + 2
         none = np.zeros(0, np.int64)
         # One attribute, so that Ctrl-C finds the rows either waiting or counted, and never both.
         self._state = _State(Nodes(none, none, np.zeros((0, self.bins, self._width))), [])
@@ -193,6 +191,9 @@ class Statistics:
         """
         if len(scores) != self.k:
             raise ValueError(f"scores must be {self.k} arrays, got {len(scores)}")
+        for u in (*scores, *([] if isinstance(noise, _core.Noise) else [noise])):
+            if not _namespace.is_array(u) or len(u.shape) < 1:
+                raise TypeError(f"scores and noise must be arrays (B, *event), got {_described(u)}")
         B = int(scores[0].shape[0])
         datum, bin = _integers(datum, "datum", B), _integers(bin, "bin", B)
         if B and int(datum.min()) < 0:

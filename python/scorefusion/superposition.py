@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _namespace, ops
+from ._arguments import function, real, whole
 from ._arrays import contiguous
 from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
@@ -138,6 +139,10 @@ def superpose(
         >>> (either.x > 0).mean().round(1), either.log_density.shape
         (0.8, (1000, 2))
     """
+    function("callback", callback)
+    if not callable(guidance_scale) and guidance_scale is not None:
+        guidance_scale = real("guidance_scale", guidance_scale)
+    temperature, lift = real("temperature", temperature), real("lift", lift)
     _one_of("mode", mode, ("or", "and", "mean"))
     _one_of("noise", noise, ("sde", "ode"))
     if correct is not None:
@@ -173,8 +178,6 @@ def superpose(
     offset = np.zeros(k) if bias is None else on_host(bias, "bias")
     if offset.shape != (k,) or not (np.isfinite(offset).all() if both else (offset < math.inf).all()):
         raise ValueError(f"bias must be ({k},), one for each model, and finite, got {offset.tolist()}")
-    if not math.isfinite(temperature):
-        raise ValueError(f"temperature must be finite, got {temperature}")
     if log_density is not None and start is None:
         raise ValueError("log_density is that of start=(x, t), which is not given")
 
@@ -219,6 +222,7 @@ def _probes(probes: int | str | None, x: Any) -> int | None:
     if isinstance(probes, str):
         _one_of("probes", probes, ("exact",))
         return None
+    probes = whole("probes", probes)
     if not 1 <= probes <= 127:
         raise ValueError(f"probes must be 'exact' or from 1 to 127, got {probes}")
     return probes
@@ -376,7 +380,7 @@ class _Path:
         scale = self._guidance_scale
         if scale is None:
             return None
-        return float(scale(self.run.plan.t[i]) if callable(scale) else scale)
+        return real("guidance_scale(t)", scale(self.run.plan.t[i])) if callable(scale) else float(scale)
 
     def _curvature(self, i: int, u: list[Any], directions: list[Any]) -> Any:
         """Σ_v <v, ∇s_j v> ``(B, k)`` for directions given as coefficients ``(B, m)`` of the operands."""

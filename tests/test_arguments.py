@@ -1,0 +1,548 @@
+"""Odd arguments of every public function: a right answer, or an error that names the argument; quickly, and no other.
+
+One argument of a small call that works is replaced at a time. The short form runs always;
+SCOREFUSION_FUZZ_CALLS=10000 makes so many calls of each function, other ones every time.
+"""
+
+import math
+import operator
+import os
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import scorefusion as sf
+from scorefusion.analytic import GaussianMixture
+
+CALLS = int(os.environ.get("SCOREFUSION_FUZZ_CALLS", "0"))
+pytestmark = [pytest.mark.usefixtures("host_only"), *([pytest.mark.timeout(0)] if CALLS else [])]
+
+
+class Raises:
+    """Raises whatever it is asked."""
+
+    def __getattr__(self, name):
+        raise ZeroDivisionError(name)
+
+    __len__ = __getitem__ = __float__ = __index__ = __array__ = __call__ = lambda *_, **__: 1 / 0
+
+
+ODD = [
+    None, True, False, 0, -1, 2**31, 2**63, 2**64, 10**400, -(10**400), 0.5, 2.0, 2.5, -0.0, math.nan, math.inf,
+    -math.inf, 5e-324, 1e308, 1j, "", "x", "7", "nan", b"x", (), [], [[]], [None], ["a", "b"], {}, {1}, {"a": 1},
+    object(), object, len, ..., np.float32(2), np.int64(3), np.array(2), np.array(1.0), np.array([]),
+    np.zeros((0, 1)), np.zeros((3, 0), "float32"),
+    np.array("x"), np.array([None, {}]), np.zeros(2, "complex64"), np.zeros((4, 1), "int8"), np.full((4, 1), np.nan),
+    np.zeros((4, 1), ">f4"), np.zeros((5, 1)), np.zeros(4), np.zeros((4, 2)), np.ma.masked_array([1.0], [True]),
+    np.datetime64(1, "s"), memoryview(b"12345678"), range(2), range(1000), iter([1.0, 2.0]), Raises(), sf.Noise(1),
+    sf.schedule.VP, sf.schedule.VP(), sf.schedule.EDM(), GaussianMixture([1.0], [[0.0]], [1.0]), lambda *_: None,
+    lambda *_: 1.0, lambda *a: a[0], lambda *_: np.full((4, 1), np.nan), lambda *_: np.zeros((3, 3)), lambda *_: "x",
+]  # fmt: skip
+
+odd = st.one_of(
+    st.sampled_from(ODD),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=3),
+    st.lists(st.one_of(st.floats(), st.integers(), st.none(), st.text(max_size=2)), max_size=3),
+    st.lists(st.floats(-1, 2), min_size=2, max_size=2),
+    st.tuples(st.integers(-1, 4), st.integers(-1, 3)),
+)
+
+
+# --- what is legal -----------------------------------------------------------------------------------------------
+
+UNKNOWN, SKIP = object(), object()
+BIG = float(np.finfo(np.float64).max)
+
+
+def whole(least, most=40, below=None, none=False):
+    """An integer from `least` on; above `most` the call would take its time, from `below` on it is illegal."""
+
+    def legal(value):
+        if value is None:
+            return none
+        try:
+            n = operator.index(value)
+        except (TypeError, ZeroDivisionError):
+            return UNKNOWN if isinstance(value, (np.ndarray, str)) else False  # "exact" of some, ids of samples
+        if n < least or (below is not None and n >= below):
+            return False
+        return SKIP if n > most else True
+
+    return legal
+
+
+def even(value):
+    legal = whole(2)(value)
+    return legal if legal is not True or operator.index(value) % 2 == 0 else False
+
+
+def divides(value):
+    """Four particles."""
+    legal = whole(1)(value)
+    return legal if legal is not True else 4 % operator.index(value) == 0
+
+
+def seed(none=False):
+    return whole(0, 2**64, 2**64, none)
+
+
+def real(low, high, none=False, ends=True):
+    def legal(value):
+        if value is None:
+            return none
+        if isinstance(value, (bool, int, float, np.number)) and not isinstance(value, np.complexfloating):
+            try:
+                value = float(value)
+            except OverflowError:
+                return False
+            return low <= value <= high if ends else low < value < high
+        return UNKNOWN if isinstance(value, np.ndarray) else False
+
+    return legal
+
+
+def choice(*names, none=False, more=()):
+    def legal(value):
+        if isinstance(value, str):
+            return value in names
+        return (
+            none if value is None else UNKNOWN if isinstance(value, (np.ndarray, *more)) or callable(value) else False
+        )
+
+    return legal
+
+
+def a_schedule(value):
+    return True if value is None else UNKNOWN if isinstance(value, sf.schedule.Schedule) else False
+
+
+def anything(value):
+    return UNKNOWN
+
+
+def shape(value):
+    try:
+        numbers = [operator.index(n) for n in value]
+    except (TypeError, ZeroDivisionError):
+        return False
+    return SKIP if math.prod(map(abs, numbers)) > 100 else UNKNOWN
+
+
+def many(value):
+    return SKIP if isinstance(value, range) and len(value) > 100 else UNKNOWN
+
+
+# --- calls -------------------------------------------------------------------------------------------------------
+
+VP = sf.schedule.VP()
+A, B = (GaussianMixture([1.0], [[m]], [1.0]) for m in (-1.0, 1.0))
+MODELS = [A.model(VP), B.model(VP)]
+X = np.array([[-1.0], [0.0], [0.5], [2.0]])
+WEIGHTS = [0.5, 0.5]
+FIT = sf.fit(MODELS, np.concatenate([X, X + 0.1]), draws=4, progress=False)
+PARTICLES = sf.sample_product(MODELS, WEIGHTS, (4, 1), steps=3)
+LOGS = np.zeros((3, 2))
+schedule_of = {name: {"t": 0.5} for name in ("alpha", "sigma", "f", "g2", "logsnr")}
+sampling = {
+    "shape": shape,
+    "steps": whole(1),
+    "seed": seed(),
+    "like": anything,
+    "times": choice("uniform", "logsnr", "karras", more=(list, tuple, range)),
+    "schedule": a_schedule,
+    "first_sample": whole(0, 2**50, 2**63),
+    "callback": anything,
+}
+densities = {
+    "model": anything,
+    "x": anything,
+    "schedule": a_schedule,
+    "seed": seed(),
+    "first_sample": whole(0, 2**62, 2**63),
+}
+gaussians = {"weights": many, "means": many, "covariances": many}
+
+FUNCTIONS = {
+    "fit": (
+        lambda **a: sf.fit(**{"models": MODELS, "data": X, "draws": 2, "progress": False, **a}),
+        {
+            "models": anything,
+            "data": many,
+            "schedule": a_schedule,
+            "t_range": anything,
+            "logsnr_range": anything,
+            "times": choice("uniform", "logsnr", none=True),
+            "draws": even,
+            "weighting": choice("sigma2", "likelihood"),
+            "targets": choice("noise", "posterior"),
+            "bins": whole(1),
+            "batch_size": whole(1, 2**70),
+            "first_datum": whole(0, 2**62, 2**63),
+            "seed": seed(),
+        },
+    ),
+    "Fit.loss_at": (lambda **a: FIT.loss_at(**a), {"weights": many}),
+    "Fit.interval": (lambda **a: FIT.interval(**a), {"level": real(0, 1, ends=False)}),
+    "Fit.bootstrap": (lambda **a: FIT.bootstrap(**{"repeats": 3, **a}), {"repeats": whole(0), "seed": seed()}),
+    "Fit.cross_validate": (lambda **a: FIT.cross_validate(**a), {"folds": whole(2, 8, 9)}),
+    "Fit.without": (lambda **a: FIT.without(**a).weights, {"i": anything}),
+    "Fit.subset": (lambda **a: FIT.subset(**a).weights, {"indices": many}),
+    "Fit.with_prior": (
+        lambda **a: FIT.with_prior(**{"weights": WEIGHTS, "strength": 1.0, **a}).weights,
+        {"weights": many, "strength": real(0, BIG)},
+    ),
+    "Fit.per_time": (lambda **a: FIT.per_time(**a), {"schedule": a_schedule}),
+    "Fit.merge": (lambda **a: FIT.merge(**a), {"other": anything}),
+    "TimeWeights": (lambda **a: FIT.per_time()(**a), {"t": many}),
+    "Statistics": (lambda **a: sf.Statistics(**{"k": 2, **a}), {"k": whole(1), "bins": whole(1)}),
+    "fit_densities": (
+        lambda **a: sf.fit_densities(**{"log_p_data": LOGS, "log_p_proposal": LOGS, "log_q_proposal": LOGS[:, 0], **a}),
+        {"log_p_data": many, "log_p_proposal": many, "log_q_proposal": many},
+    ),
+    "sample": (
+        lambda **a: sf.sample(**{"model": MODELS[0], "shape": (4, 1), "steps": 3, **a}),
+        {
+            **sampling,
+            "model": anything,
+            "solver": choice(*sf.solver.NAMES),
+            "start": anything,
+            "first_step": whole(0, 0),
+            "guidance": anything,
+        },
+    ),
+    "sample_product": (
+        lambda **a: sf.sample_product(**{"models": MODELS, "powers": WEIGHTS, "shape": (4, 1), "steps": 3, **a}),
+        {
+            **sampling,
+            "first_sample": anything,
+            "models": anything,
+            "powers": many,
+            "resample_below": real(0, 1),
+            "groups": divides,
+            "method": choice("systematic", "stratified", "residual", "multinomial"),
+            "scale": real(0, 1e100, ends=False),
+        },
+    ),
+    "steer": (
+        lambda **a: sf.steer(**{"model": MODELS[0], "reward": lambda x: x[:, 0], "shape": (4, 1), "steps": 3, **a}),
+        {
+            **{k: v for k, v in sampling.items() if k != "callback"},
+            "first_sample": anything,
+            "model": anything,
+            "reward": anything,
+            "strength": real(-BIG, BIG),
+            "potential": choice("difference", "max", "sum"),
+            "every": whole(1, none=True),
+            "solver": choice(*sf.solver.NAMES),
+            "resample_below": real(0, 1),
+            "groups": divides,
+            "start": anything,
+            "method": choice("systematic", "stratified", "residual", "multinomial"),
+        },
+    ),
+    "superpose": (
+        lambda **a: sf.superpose(**{"models": MODELS, "shape": (4, 1), "steps": 3, **a}),
+        {
+            **sampling,
+            "models": anything,
+            "mode": choice("or", "and", "mean"),
+            "temperature": real(-BIG, BIG),
+            "bias": many,
+            "noise": choice("sde", "ode"),
+            "correct": choice(none=True),
+            "weights": many,
+            "guidance_scale": anything,
+            "start": anything,
+            "log_density": anything,
+            "first_step": whole(0, 0),
+        },
+    ),
+    "superpose, and": (
+        lambda **a: sf.superpose(**{"models": MODELS, "shape": (4, 1), "steps": 3, "mode": "and", **a}),
+        {"bias": many, "lift": real(-BIG, BIG), "correct": choice("curvature", none=True)},
+    ),
+    "superpose, ode": (
+        lambda **a: sf.superpose(**{"models": MODELS, "shape": (4, 1), "steps": 3, "noise": "ode", **a}),
+        {"probes": lambda v: UNKNOWN if isinstance(v, str) else whole(1, 127, 128, none=True)(v)},
+    ),
+    "log_density, ode": (
+        lambda **a: sf.log_density(**{"model": MODELS[0], "x": X, "tolerance": 0.1, **a}),
+        {
+            **densities,
+            "tolerance": lambda v: SKIP if isinstance(v, float) and 0 < v < 1e-3 else real(1e-3, BIG, none=True)(v),
+            "method": choice("ode", "formula", "ito", "elbo"),
+            "probes": lambda v: UNKNOWN if isinstance(v, str) else whole(1, 40, none=True)(v),
+            "probe_law": choice("gaussian", "rademacher", none=True),
+        },
+    ),
+    "log_density, formula": (
+        lambda **a: sf.log_density(**{"model": MODELS[0], "x": X, "method": "formula", "draws": 4, "nodes": 6, **a}),
+        {
+            **densities,
+            "draws": lambda v: True if v is None else even(v),
+            "nodes": whole(4, none=True),
+            "reference": anything,
+        },
+    ),
+    "log_density, ito": (
+        lambda **a: sf.log_density(**{"model": MODELS[0], "x": X, "method": "ito", "draws": 4, "steps": 6, **a}),
+        {**densities, "draws": lambda v: True if v is None else even(v), "steps": whole(2, none=True)},
+    ),
+    "log_density, elbo": (
+        lambda **a: sf.log_density(**{"model": MODELS[0], "x": X, "method": "elbo", "draws": 4, "steps": 6, **a}),
+        {**densities, "draws": lambda v: True if v is None else even(v), "steps": whole(2, none=True)},
+    ),
+    "log_density_difference": (
+        lambda **a: sf.log_density_difference(
+            **{"model": MODELS[0], "other": MODELS[1], "x": X, "draws": 4, "nodes": 6, **a}
+        ),
+        {**densities, "other": anything, "method": choice("ode", "formula", "ito", "elbo")},
+    ),
+    "classify": (
+        lambda **a: sf.classify(**{"models": MODELS, "x": X, "draws": 4, "nodes": 6, **a}),
+        {
+            "models": anything,
+            "x": anything,
+            "log_prior": many,
+            "method": choice("ode", "formula", "ito", "elbo"),
+            "seed": seed(),
+        },
+    ),
+    "bits_per_dim": (
+        lambda **a: sf.bits_per_dim(**{"log_density": X[:, 0], "dims": 3, **a}),
+        {"log_density": many, "dims": whole(1, 2**70), "scale": real(0, BIG, ends=False), "levels": whole(1, 2**70)},
+    ),
+    "resample": (
+        lambda **a: sf.resample(**{"log_weights": LOGS, **a}),
+        {
+            "log_weights": many,
+            "method": choice("systematic", "stratified", "residual", "multinomial"),
+            "seed": seed(),
+            "stream": seed(),
+            "first_group": whole(0, 2**31, 2**31),
+        },
+    ),
+    "Particles.sample": (lambda **a: PARTICLES.sample(**{"n": 3, **a}), {"n": whole(0), "seed": seed()}),
+    "minimize_on_simplex": (
+        lambda **a: sf.minimize_on_simplex(**{"Q": np.eye(2), **a}),
+        {"Q": many, "q": many, "tolerance": real(0, 1e308)},
+    ),
+    "SimplexDescent": (
+        lambda **a: sf.SimplexDescent(**{"k": 2, **a}),
+        {
+            "k": whole(1),
+            "method": choice("exponentiated", "frank-wolfe", "softmax", "projected"),
+            "rate": real(0, BIG, none=True, ends=False),
+            "start": many,
+        },
+    ),
+    "SimplexDescent.step": (lambda **a: sf.SimplexDescent(2).step(**a), {"grad": many}),
+    "Noise": (
+        lambda **a: sf.Noise(**{"seed": 1, **a}).like(X),
+        {"seed": seed(), "stream": seed(), "sample": whole(0, 2**60, 2**63)},
+    ),
+    "Noise.like": (lambda **a: sf.Noise(1).like(**a), {"x": anything}),
+    "Model": (
+        lambda **a: sf.Model(**{"fn": lambda x, t: -x, "schedule": VP, **a})(X, 0.5),
+        {
+            "fn": anything,
+            "predicts": choice("score", "epsilon", "x0", "v", "flow"),
+            "schedule": a_schedule,
+            "time": anything,
+            "framework": choice("numpy", "torch", "jax", "cupy", none=True),
+            "outside": choice("raise", "clamp"),
+        },
+    ),
+    "Model()": (lambda **a: MODELS[0].x0(**{"x": X, "t": 0.5, **a}), {"x": anything, "t": anything}),
+    "Model.linear": (
+        lambda **a: MODELS[0].linear(X, 0.5, **a),
+        {"wanted": choice("score", "epsilon", "x0", "v", "flow")},
+    ),
+    "Model.under": (
+        lambda **a: MODELS[0].under(**a),
+        {"schedule": lambda v: a_schedule(v) if v is not None else False},
+    ),
+    "Fusion": (
+        lambda **a: sf.Fusion(**{"models": MODELS, "weights": WEIGHTS, **a})(X, 0.5),
+        {"models": anything, "weights": many, "schedule": a_schedule},
+    ),
+    "guided": (
+        lambda **a: sf.guided(**{"conditional": MODELS[0], "unconditional": MODELS[1], "scale": 2.0, **a})(X, 0.5),
+        {"conditional": anything, "unconditional": anything, "scale": many, "schedule": a_schedule},
+    ),
+    "check": (
+        lambda **a: sf.check(**{"model": MODELS[0], "data": np.random.default_rng(0).normal(size=(64, 1)), **a}),
+        {"model": anything, "data": many, "schedule": a_schedule, "seed": seed()},
+    ),
+    **{
+        f"schedule.{cls.__name__}.{name}": (lambda cls=cls, name=name, **a: getattr(cls(), name)(**a), {"t": many})
+        for cls in (
+            sf.schedule.VP,
+            sf.schedule.SubVP,
+            sf.schedule.VE,
+            sf.schedule.PowerVE,
+            sf.schedule.Cosine,
+            sf.schedule.EDM,
+            sf.schedule.FlowMatching,
+        )
+        for name in ("alpha", "sigma", "f", "g2", "logsnr")
+    },
+    "schedule.time": (lambda **a: VP.time(**a), {"logsnr": many}),
+    "schedule.VP": (
+        lambda **a: sf.schedule.VP(**a).alpha(0.5),
+        {"beta_min": real(0, BIG, ends=False), "beta_max": real(0, BIG, ends=False)},
+    ),
+    "schedule.SubVP": (
+        lambda **a: sf.schedule.SubVP(**a).alpha(0.5),
+        {"beta_min": real(0, BIG, ends=False), "beta_max": real(0, BIG, ends=False)},
+    ),
+    "schedule.VE": (
+        lambda **a: sf.schedule.VE(**a).sigma(0.5),
+        {"sigma_min": real(0, 50, ends=False), "sigma_max": real(0.01, BIG, ends=False)},
+    ),
+    "schedule.EDM": (
+        lambda **a: sf.schedule.EDM(**a).sigma(0.5),
+        {"sigma_min": real(0, 80, ends=False), "sigma_max": real(0.002, BIG, ends=False)},
+    ),
+    "schedule.PowerVE": (lambda **a: sf.schedule.PowerVE(**a).sigma(0.5), {"base": real(1, BIG, ends=False)}),
+    "schedule.Cosine": (lambda **a: sf.schedule.Cosine(**a).alpha(0.5), {"s": real(0, BIG, ends=False)}),
+    "schedule.FlowMatching": (
+        lambda **a: sf.schedule.FlowMatching(**a).alpha(0.5),
+        {"t_max": real(0, BIG, ends=False)},
+    ),
+    "schedule.Discrete": (lambda **a: sf.schedule.Discrete(**a).alpha(0.5), {"alphas_cumprod": many}),
+    "solver.DDIM": (lambda **a: sf.solver.DDIM(**a), {"eta": real(0, 1)}),
+    "solver.PredictorCorrector": (lambda **a: sf.solver.PredictorCorrector(**a), {"snr": real(0, BIG)}),
+    "GaussianMixture": (
+        lambda **a: GaussianMixture(**{"weights": [1.0, 1.0], "means": [[0.0], [1.0]], "covariances": [1.0, 1.0], **a}),
+        gaussians,
+    ),
+    "GaussianMixture.sample": (
+        lambda **a: A.sample(**{"n": 3, **a}),
+        {"n": whole(0), "seed": seed(), "like": anything},
+    ),
+    "GaussianMixture.log_density": (
+        lambda **a: A.log_density(**{"x": X, **a}),
+        {"x": many, "t": many, "schedule": a_schedule},
+    ),
+    "GaussianMixture.model": (
+        lambda **a: A.model(**{"schedule": VP, **a}),
+        {
+            "schedule": lambda v: a_schedule(v) if v is not None else False,
+            "predicts": choice("score", "epsilon", "x0", "v", "flow"),
+        },
+    ),
+    "gaussian_barycenter": (
+        lambda **a: sf.analytic.gaussian_barycenter(
+            **{"weights": WEIGHTS, "means": [[0.0], [1.0]], "covariances": [1.0, 1.0], **a}
+        ),
+        gaussians,
+    ),
+    "diagnostics.process_gap": (
+        lambda **a: sf.diagnostics.process_gap(**{"model": MODELS[0], "shape": (4, 1), "steps": 4, "draws": 2, **a}),
+        {
+            "model": anything,
+            "shape": shape,
+            "steps": even,
+            "draws": even,
+            "seed": seed(),
+            "like": anything,
+            "times": choice("uniform", "logsnr", "karras"),
+            "schedule": a_schedule,
+        },
+    ),
+    "diagnostics.rotation": (
+        lambda **a: sf.diagnostics.rotation(**{"model": MODELS[0], "x": X, "t": 0.5, "probes": 2, **a}),
+        {
+            "model": anything,
+            "x": anything,
+            "t": many,
+            "probes": whole(1),
+            "seed": seed(),
+            "first_sample": whole(0, 2**62, 2**63),
+            "schedule": a_schedule,
+        },
+    ),
+    "diagnostics.membership": (
+        lambda **a: sf.diagnostics.membership(**{"model": MODELS[0], "x": X, "t": 0.5, **a}),
+        {"model": anything, "x": anything, "t": many, "reference": anything, "schedule": a_schedule},
+    ),
+    "set_num_threads": (lambda **a: sf.set_num_threads(**a), {"n": whole(1, 4)}),
+}
+
+
+ALSO = {  # what else names an argument
+    "models": ("model",),
+    "model": ("sampling needs", "needs a schedule"),
+    "other": ("models[1]",),
+    "fn": ("model",),
+    "conditional": ("models[0]",),
+    "unconditional": ("models[1]",),
+    "t_range": ("t must begin",),
+    "logsnr_range": ("t_range",),
+    "indices": ("iteration",),
+    "times": ("is defined for",),
+    "t": ("is defined for",),
+    "shape": ("number of particles", "two samples"),
+    "data": ("x must be",),
+    "means": ("covariances",),
+    "scale": ("weights",),
+    "weights": ("no finite integral",),
+    "reference": ("models[1]",),
+    "x": ("masked array",),
+}
+
+
+def outcome(name, argument, value):
+    """What is wrong with how the value is taken; None if nothing is."""
+    call, arguments = FUNCTIONS[name]
+    legal = arguments[argument](value)
+    if legal is SKIP:
+        return None
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            call(**{argument: value})
+    except (TypeError, ValueError) as error:
+        if legal is True:
+            return f"refuses what is legal: {error}"
+        if not callable(value) and not any(word in str(error) for word in (argument, *ALSO.get(argument, ()))):
+            return f"does not name it: {type(error).__name__}: {error}"
+    except ZeroDivisionError:
+        if not isinstance(value, Raises):
+            raise
+    except IndexError as error:
+        return None if name == "Fit.without" else repr(error)
+    except Exception as error:
+        if callable(value):  # its own
+            return None
+        return f"{type(error).__name__}: {error}"
+    else:
+        if legal is False:
+            return "takes what is illegal"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before(set_threads):
+    """One of the calls sets how many."""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@settings(
+    max_examples=CALLS or 12,
+    derandomize=not CALLS,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+def test_odd_arguments_are_taken_rightly_or_named(name, data):
+    argument = data.draw(st.sampled_from(sorted(FUNCTIONS[name][1])))
+    value = data.draw(odd)
+    assert outcome(name, argument, value) is None
