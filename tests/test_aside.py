@@ -107,7 +107,7 @@ def test_a_forked_child_has_its_own():
 
         aside, x = Aside(at_once=False), np.ones((64, 3000), np.float32)
         aside.combine([x], [2.0], None)
-        time.sleep(0.1)  # until the thread sleeps: the address sanitizer's memory may not be forked while it is asked for
+        time.sleep(0.1)  # until the thread sleeps: memory that is asked for while it is forked would stay locked (ASan)
         pid = os.fork()
         if pid == 0:
             try:
