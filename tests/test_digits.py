@@ -127,6 +127,15 @@ def test_networks_are_small_and_predict_what_they_are_said_to(share):
     assert np.mean(errors) < 0.25  # of one that says nothing: 1
 
 
+def test_the_flow_has_their_derivatives():
+    """Bits per dimension need them; a network that was read is not trained by accident."""
+    model, x = digits.auxiliary("warm_10"), torch.from_numpy(digits.target(2, 0)).requires_grad_()
+    assert not model.v(x.detach(), 0.5).requires_grad
+    (gradient,) = torch.autograd.grad(model.v(x, 0.5)[0].sum(), x)
+    assert gradient[0].abs().max() > 0
+    assert gradient[1].abs().max() == 0  # of another sample
+
+
 def test_weights_learned_from_64_data_are_more_on_the_side_of_sevens():
     models = [digits.auxiliary(name) for name in ("warm_10", "warm_90")]
     learned = sf.fit(

@@ -198,7 +198,7 @@ def read_network(path: Path, network: nn.Module) -> dict[str, Any]:
 
 
 def model(network: nn.Module) -> Model:
-    """The network as a `Model` of v. Its parameters are learned no more; derivatives in x are there for the flow."""
+    """The network as a `Model` of v. Its parameters do not learn; derivatives in x are there for the flow."""
 
     def v(x: Tensor, t: Tensor) -> Tensor:
         parts = zip(torch.split(x, _ROWS), torch.split(SCHEDULE.logsnr(t).to(x.dtype), _ROWS), strict=True)
