@@ -12,7 +12,7 @@ import pytest
 
 COUNT = int(os.environ.get("SCOREFUSION_INTERRUPTS", "0"))
 pytestmark = [pytest.mark.usefixtures("host_only"), *([pytest.mark.timeout(0)] if COUNT else [])]
-SOON = 5.0  # seconds; a step of what is called here takes a few hundredths
+SOON = 2.0  # seconds of the processor; a step of what is called here takes a few hundredths
 
 PROGRAM = """
 import hashlib, json, os, random, signal, sys, tempfile, threading, time, warnings
@@ -122,20 +122,26 @@ for name in only or calls:
         sent = []
         def send():
             time.sleep(delay)
-            sent.append(time.monotonic())
+            sent.append(time.process_time())
             os.kill(os.getpid(), signal.SIGINT)
         sender = threading.Thread(target=send)
-        late = threading.Timer(60.0, lambda: (print(json.dumps({"hangs": name}), flush=True), os._exit(1)))
-        late.daemon = True
-        late.start()
+        ended = threading.Event()
+        def watch():
+            while not ended.wait(1.0):
+                if sent and time.process_time() - sent[0] > 20:
+                    print(json.dumps({"hangs": name}), flush=True)
+                    os._exit(1)
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             sender.start()
             while True:
                 call()
         except KeyboardInterrupt:
-            worst = max(worst, time.monotonic() - sent[0])
+            worst = max(worst, time.process_time() - sent[0])
         sender.join()
-        late.cancel()
+        ended.set()
+        watcher.join()
     report[name] = worst
     if short() != expected:
         report[name] = "other bits"
@@ -150,7 +156,7 @@ def test_every_long_call_ends_soon_and_harms_nothing():
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=None if COUNT else 240,
+        timeout=None if COUNT else 500,
     )
     assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
     seconds = json.loads(done.stdout)
