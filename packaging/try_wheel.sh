@@ -9,5 +9,5 @@ cd "$elsewhere"
 
 python -m scorefusion info
 python -m scorefusion demo
-python -m pip install --quiet hypothesis ml_dtypes 'pytest>=8' pytest-timeout pytest-xdist
+python -m pip install --quiet hypothesis ml_dtypes 'pytest>=8' pytest-timeout pytest-xdist scipy
 python -m pytest -q -n 2 --dist loadfile tests/test_{combine,gram,residual,noise,resample,threads,schedule,model}.py

@@ -170,7 +170,7 @@ def test_variances_may_stand_for_covariances():
         (lambda: gaussian_barycenter([1.0, -1.0], [0.0, 1.0], [1.0, 0.5]), "no finite integral"),
         (lambda: gaussian_barycenter([1.0], [0.0, 1.0], [1.0, 0.5]), r"weights must be \(2,\)"),
         (lambda: mixture().model(VP(), "noise"), "predicts must be one of"),
-        (lambda: mixture().model("vp"), "schedule must be a scorefusion.schedule.Schedule, got str"),
+        (lambda: mixture().model("vp"), "schedule must be a scorefusion.schedule.Schedule, got a builtins.str"),
         (lambda: mixture().log_density(np.zeros((2, 2))), r"x must be \(B, 3\), got shape \(2, 2\)"),
         (lambda: mixture().sample(-1), "n must not be negative, got -1"),
     ],

@@ -535,7 +535,7 @@ def _threads_as_before(set_threads):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @settings(
-    max_examples=CALLS or 12,
+    max_examples=CALLS or 8,
     derandomize=not CALLS,
     deadline=None,
     database=None,

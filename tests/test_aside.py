@@ -101,12 +101,13 @@ def test_errors_come_at_once():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_has_its_own():
     script = """
-        import os, sys
+        import os, sys, time
         import numpy as np, scorefusion as sf
         from scorefusion._core import Aside
 
         aside, x = Aside(at_once=False), np.ones((64, 3000), np.float32)
         aside.combine([x], [2.0], None)
+        time.sleep(0.1)  # until the thread sleeps: memory that is asked for while it is forked would stay locked (ASan)
         pid = os.fork()
         if pid == 0:
             try:

@@ -505,7 +505,7 @@ def test_a_torch_network_trains_as_before():
         (lambda m, x: sf.log_density(m, x.astype(int)), TypeError, "x must be one of float16"),
         (lambda m, x: sf.log_density(m, np.zeros((3, 0))), ValueError, "events of one element or more"),
         (lambda m, x: sf.log_density(m.fn, x), ValueError, "needs a schedule"),
-        (lambda m, x: sf.log_density(m, x, first_sample=-1), ValueError, "samples are counted from 0"),
+        (lambda m, x: sf.log_density(m, x, first_sample=-1), ValueError, "first_sample must not be negative"),
         (
             lambda m, x: sf.log_density(m, x, first_sample=[1]),
             ValueError,

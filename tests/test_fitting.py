@@ -313,7 +313,7 @@ def test_few_data_pull_bins_to_the_common_weights():
     [
         (lambda fit: fit.interval(1.0), "level must be between 0 and 1, got 1.0"),
         (lambda fit: fit.cross_validate(1), "folds must be from 2 to 64, the number of data .*, got 1"),
-        (lambda fit: fit.with_prior([0.5, 0.5], -1), "strength must not be negative, got -1"),
+        (lambda fit: fit.with_prior([0.5, 0.5], -1), "strength must be finite and not negative, got -1"),
         (lambda fit: fit.loss_at([1.0]), r"weights must be \(2,\), got shape \(1,\)"),
         (lambda fit: fit.loss_at([1.0, 1.0]), r"weights must add up to 1, got \[1.0, 1.0\]"),
     ],

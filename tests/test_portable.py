@@ -23,7 +23,7 @@ import scorefusion as sf
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
-SOURCES = [CSRC / f"cpu/{name}.cpp" for name in ("isa", "isa_baseline", "threads")]
+SOURCES = [CSRC / f"cpu/{name}.cpp" for name in ("aside", "isa", "isa_baseline", "threads")]
 SOURCES += sorted(CSRC.glob("ops/*_cpu.cpp"))
 SOLVERS = sorted(CSRC.glob("solve/*.cpp"))
 

@@ -1,7 +1,8 @@
 """No data races between the threads of the pool, and between callers: the CPU kernels under ThreadSanitizer.
 
-The kernels are compiled anew with Clang, which takes half a minute: this runs where SCOREFUSION_RACES says how many
-rounds (1 in CI). The pool is our own, without OpenMP; a libomp beside it would be Clang's, which the sanitizer knows.
+The kernels are compiled anew with Clang, or GCC, which takes half a minute: this runs where SCOREFUSION_RACES says how
+many rounds (1 in CI). The pool is our own, without OpenMP; a libomp beside it would be Clang's, which the sanitizer
+knows.
 """
 
 import json
@@ -27,9 +28,9 @@ FLAGS = [
 def program(tmp_path_factory):
     if not ROUNDS:
         pytest.skip("SCOREFUSION_RACES=1 looks for data races")
-    compiler = shutil.which("clang++")
+    compiler = shutil.which("clang++") or shutil.which("g++")
     if compiler is None:
-        pytest.skip("needs clang++")
+        pytest.skip("needs clang++ or g++")
     folder = tmp_path_factory.mktemp("races")
     sources = [
         *(path for path in (ROOT / "csrc" / "cpu").glob("*.cpp") if "isa_avx" not in path.name),
@@ -48,7 +49,7 @@ def program(tmp_path_factory):
     program = folder / "races"
     linked = subprocess.run([compiler, *FLAGS, *objects, "-o", str(program)], capture_output=True, text=True)
     if "tsan" in linked.stderr:
-        pytest.skip("this Clang has no ThreadSanitizer (libclang-rt)")
+        pytest.skip("this compiler has no ThreadSanitizer (of Clang: libclang-rt)")
     assert linked.returncode == 0, linked.stderr
     return program
 
