@@ -1,3 +1,4 @@
+// The line of waiting work, and the one thread that does it; whoever waits for the line may do it instead.
 #include "aside.h"
 
 #include <condition_variable>

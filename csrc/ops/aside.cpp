@@ -1,3 +1,4 @@
+// Calls that are kept until their kernels have run, in order; small ones are run at once.
 #include "aside.h"
 
 #include "combine.h"
