@@ -153,7 +153,7 @@ sampling = {
     "steps": whole(1),
     "seed": seed(),
     "like": anything,
-    "times": choice("uniform", "logsnr", "karras", more=(list, tuple, range)),
+    "times": choice("uniform", "logsnr", "karras", "signal", more=(list, tuple, range)),
     "schedule": a_schedule,
     "first_sample": whole(0, 2**50, 2**63),
     "callback": anything,
@@ -163,7 +163,7 @@ densities = {
     "x": anything,
     "schedule": a_schedule,
     "seed": seed(),
-    "first_sample": whole(0, 2**62, 2**63),
+    "first_sample": whole(0, 2**31, 2**63),  # the formula's draws are numbered below 2³²
 }
 gaussians = {"weights": many, "means": many, "covariances": many}
 
@@ -249,6 +249,7 @@ FUNCTIONS = {
         lambda **a: sf.superpose(**{"models": MODELS, "shape": (4, 1), "steps": 3, **a}),
         {
             **sampling,
+            "times": choice("uniform", "logsnr", "karras", "signal", none=True, more=(list, tuple, range)),
             "models": anything,
             "mode": choice("or", "and", "mean"),
             "temperature": real(-BIG, BIG),
