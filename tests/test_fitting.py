@@ -624,6 +624,19 @@ def test_an_error_of_the_user_comes_back_untouched():
         learn([broken], schedule=VP)
 
 
+def test_more_models_than_one_pass_takes():
+    data = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    models = [sf.Model(lambda x, t, a=a: a * x, "epsilon", VP) for a in np.linspace(0, 1, 70)]
+    fit = sf.fit(models, data, draws=2, bins=1, progress=False)
+    some = [0, 20, 40, 69]
+    few = sf.fit([models[i] for i in some], data, draws=2, bins=1, progress=False)
+    at = np.zeros(70)
+    at[some] = few.weights
+    assert abs(fit.weights.sum() - 1) < 1e-9
+    assert fit.loss <= fit.loss_at(at) + 1e-9
+    np.testing.assert_allclose(fit.loss_at(at), few.loss, rtol=1e-9)
+
+
 @pytest.mark.parametrize("home", ["numpy", "torch"])
 def test_it_never_stacks_scores(home):
     """Memory at the peak beyond the data: x, its noise and the k outputs of a batch, and not another k."""

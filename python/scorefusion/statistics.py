@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, _namespace
 from ._arguments import whole
 from ._host import on_host
-from ._slices import engine
+from ._sum import MOST, gram
 from .model import _described
 from .simplex import SimplexSolution, minimize_on_simplex
 
@@ -214,8 +214,8 @@ class Statistics:
         `aside`: by which inner products are taken while the caller goes on; nobody may write to u then.
         """
         u = [v.detach() if getattr(v, "requires_grad", False) else v for v in u]
-        if aside is None:
-            G = engine(u).gram(u)
+        if aside is None or len(u) > MOST:
+            G = gram(u)
         else:
             aside.wait()
             G = aside.gram(u)
