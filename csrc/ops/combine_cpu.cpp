@@ -5,15 +5,38 @@
 namespace scorefusion {
 namespace {
 
+// More streams than this at a time and a core's prefetching fails it: sums of the first are added to the next.
+constexpr int most_streams = 12;
+constexpr int64_t turn_size = 4096;  // elements of that sum: it stays near, and each stream is read for a while
+
+// Bit for bit one chain: the sum so far goes on with coefficient 1. `sum` has room for n elements.
+template <class T>
+void combine_in_turns(const T* const* u, const T* c, int m, T* y, int64_t n, bool streaming, T* sum) {
+  const auto combine = of<T>(kernels()).combine;
+  if (m <= most_streams) return combine(u, c, m, y, n, streaming);
+  combine(u, c, most_streams, sum, n, false);
+  const T* v[most_streams];
+  T a[most_streams];
+  for (int first = most_streams, count; first < m; first += count) {
+    count = std::min(m - first, most_streams - 1);
+    v[0] = sum, a[0] = 1;
+    std::copy_n(u + first, count, v + 1);
+    std::copy_n(c + first, count, a + 1);
+    const bool last = first + count == m;
+    combine(v, a, count + 1, last ? y : sum, n, last && streaming);
+  }
+}
+
 template <class T>
 void combine_rows(const Batch& batch, const Coefficients& c, const Output& y, const Work& work) {
   const bool streaming = y.dtype == dtype_of<T> && is_streamed(batch, y);
   const Cut cut(batch);
   parallel_for(cut.items(), worth_several(batch), work, [&](int64_t first, int64_t last) {
-    T* buffer = scratch<T>(Stage<T>::room(batch) + block_size);
-    T* made = buffer + Stage<T>::room(batch);
+    T* buffer = scratch<T>(Stage<T>::room(batch) + block_size + turn_size);
+    T *made = buffer + Stage<T>::room(batch), *sum = made + block_size;
     Stage<T> stage(batch, buffer);
-    const int64_t step = stage.in_place() && y.dtype == dtype_of<T> ? chunk_size : block_size;
+    const int64_t most = batch.m <= most_streams ? chunk_size : turn_size;
+    const int64_t step = stage.in_place() && y.dtype == dtype_of<T> ? most : block_size;
     T c_b[max_operands];
     if (c.shared()) read_coefficients(c, batch.m, 0, c_b);
     for (int64_t item = first; item < last; ++item) {
@@ -22,7 +45,7 @@ void combine_rows(const Batch& batch, const Coefficients& c, const Output& y, co
         for (int64_t d = begin; d < begin + n; d += step) {
           const int64_t length = std::min(step, begin + n - d);
           const Written<T> to(y, b, d, made);
-          of<T>(kernels()).combine(stage.block(b, d, length), c_b, batch.m, to.at(), length, streaming);
+          combine_in_turns(stage.block(b, d, length), c_b, batch.m, to.at(), length, streaming, sum);
           to.finish(length);
         }
       });

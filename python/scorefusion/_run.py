@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, _namespace, ops
 from ._arguments import SEEDS, real, whole
 from ._arrays import _is_torch, contiguous
+from ._cached import cached
 from ._core import Noise
 from ._host import on_host
 from ._slices import is_sharded
@@ -304,7 +305,7 @@ class Run:
             u, c = u[:-1], c[:-1]
         return Sum([self._combine(u, c, self.x, self._room()), self.x], [1.0, 0.0])
 
-    @functools.cached_property
+    @cached
     def _levels(self) -> dict[float, int]:
         return {rho: i for i, rho in enumerate(self.plan.rho[:-1])}
 

@@ -38,6 +38,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _namespace, ops
 from ._arguments import SEEDS, real, whole
 from ._arrays import contiguous, knows_float64
+from ._cached import cached
 from ._core import Noise
 from ._host import on_host
 from ._run import LARGEST_RHO, Plan, checked_samples, without_gradients
@@ -307,7 +308,7 @@ class _Problem:
     def B(self) -> int:
         return len(self.ids)
 
-    @functools.cached_property
+    @cached
     def D(self) -> int:
         return math.prod(self.x.shape[1:])
 

@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, _files, _namespace, ops
 from ._arguments import SEEDS, real, whole
 from ._arrays import _is_torch
+from ._cached import cached
 from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, left, statistics_of
 from ._core import Noise
 from ._host import on_host
@@ -147,12 +148,12 @@ class Fit:
         """How many data."""
         return self.statistics.n
 
-    @functools.cached_property
+    @cached
     def weights(self) -> Float64:
         """λ ``(k,)``, on the simplex."""
         return self._solution[0]
 
-    @functools.cached_property
+    @cached
     def loss(self) -> float:
         """L(λ), without the prior if there is one."""
         return float(self._mean.loss(self.weights))
@@ -183,7 +184,7 @@ class Fit:
 
     # How sure it is
 
-    @functools.cached_property
+    @cached
     def standard_error(self) -> Float64:
         """Of each weight ``(k,)``: the sandwich H⁻¹VH⁻¹ on the active face; NaN where the weight is 0.
 
@@ -289,7 +290,7 @@ class Fit:
         _check_schedule(schedule)
         return self._time_weights(strength, self._schedule if schedule is None else schedule)
 
-    @functools.cached_property
+    @cached
     def condition_number(self) -> float:
         """Of D on the directions with Σ = 0: how well the data tell the models apart; ∞ if some are not at all."""
         if len(self._members) < 2:
@@ -298,7 +299,7 @@ class Fit:
         values = np.linalg.eigvalsh(Z.T @ self._mean.among(self._members).D @ Z)
         return float(values[-1] / values[0]) if values[0] > 1e-15 * max(values[-1], self._size) else math.inf
 
-    @functools.cached_property
+    @cached
     def duplicates(self) -> list[tuple[int, int]]:
         """Pairs of models that are the same for these data and noise levels; they share their weight."""
         near = self._mean.distances() <= _SAME * self._size
@@ -387,23 +388,23 @@ class Fit:
 
     # Below: how
 
-    @functools.cached_property
+    @cached
     def _mean(self) -> Quadratic:
         total = self.statistics.total().sum(axis=0)
         return quadratic(total, total[-1])
 
-    @functools.cached_property
+    @cached
     def _size(self) -> float:
         """E w σ² mean_i ‖s_i‖²"""
         total = self.statistics.total().sum(axis=0)
         return float(total[-2] / total[-1])
 
-    @functools.cached_property
+    @cached
     def _per_group(self) -> Quadratic:
         """Of each datum, or group of data: sums, not means."""
         return quadratic(self.statistics.per_group()[0].sum(axis=1))
 
-    @functools.cached_property
+    @cached
     def _rows(self) -> Float64:
         rows: Float64 = self.statistics.per_group()[0][..., -1].sum(axis=1)
         return rows
@@ -412,11 +413,11 @@ class Fit:
     def _group_sizes(self) -> Any:
         return self.statistics.per_group()[1]
 
-    @functools.cached_property
+    @cached
     def _solution(self) -> tuple[Float64, float]:
         return self._minimum(self._mean)
 
-    @functools.cached_property
+    @cached
     def _default_bootstrap(self) -> Float64:
         return self.bootstrap()
 
@@ -425,7 +426,7 @@ class Fit:
         strength = 0.0 if self._prior is None else self._prior.strength
         return strength * np.eye(self.k)
 
-    @functools.cached_property
+    @cached
     def _loss_error(self) -> float:
         """The standard error of the loss at this λ."""
         N, rows = len(self._rows), self._rows
@@ -505,7 +506,7 @@ class Fit:
                     losses[s] += test.loss(self._minimum(Q, strength * mean.D, common)[0] if alone else common)
         return _SHRINKAGE[int(np.argmin(losses))]
 
-    @functools.cached_property
+    @cached
     def _disagreement(self) -> list[int]:
         """The bins whose λ, signs free, differs from the common one beyond the errors of both (1 %, all bins together).
 

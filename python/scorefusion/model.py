@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from . import _namespace
 from ._arguments import SEEDS, number, real, whole
+from ._cached import cached
 from ._host import on_host
 from ._slices import Slices
 from ._typing import Array
@@ -473,19 +474,19 @@ class _Level:
     def schedule(self) -> Any:
         return self._schedule
 
-    @functools.cached_property
+    @cached
     def alpha(self) -> Any:
         return self._of("alpha")
 
-    @functools.cached_property
+    @cached
     def sigma(self) -> Any:
         return self._of("sigma")
 
-    @functools.cached_property
+    @cached
     def logsnr(self) -> Any:
         return self._of("logsnr")
 
-    @functools.cached_property
+    @cached
     def flow(self) -> tuple[Any, Any]:
         """The p and q of a flow."""
         return self.schedule.unit * self._of("dalpha"), self.schedule.unit * self._of("dsigma")
