@@ -12,6 +12,7 @@ from frameworks import framework
 
 import scorefusion as sf
 from scorefusion._core import Aside
+from scorefusion.fitting import _nobody_else_holds
 
 SHAPE = (64, 300)  # more than is done at once
 
@@ -124,6 +125,17 @@ def test_a_forked_child_has_its_own():
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     """
     subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("home", ["numpy", "torch"], indirect=True)
+def test_who_else_holds_an_array_is_told(home):
+    def fresh():
+        return home.array(np.ones(3), "float32") * 2
+
+    held, base = fresh(), fresh()
+    assert _nobody_else_holds([fresh(), fresh()])
+    assert not _nobody_else_holds([fresh(), held])
+    assert not _nobody_else_holds([base[:2]])
 
 
 def network_that_reuses_its_buffer(buffers):

@@ -254,6 +254,8 @@ def test_the_correction_keeps_true_densities_equal(k, d, first, steps):
     assert found["curvature"][0] < 0.15
     assert found["curvature"][0] < found[None][0]
     assert found["curvature"][1] < 2.0  # this grid of times has longer steps at both ends
+    even = sf.superpose(models, (50, d), mode="and", correct="curvature", steps=steps, seed=2, like=F64, times="logsnr")
+    assert np.abs(even.log_density - truth(mixtures, even.x)).mean() < 1.0
     assert found[None][1] > 3.0  # nats: what .unbiased tells
 
 

@@ -1144,9 +1144,17 @@ class _Noised(NamedTuple):
     target: Any
 
 
+def _references(arrays: list[Any]) -> list[int]:
+    """How many each has."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+_LISTED = _references([object()])[0]  # of what a list alone holds; how Python counts here differs between its versions
+
+
 def _nobody_else_holds(arrays: list[Any]) -> bool:
-    """Are these the only references to arrays with memory of their own? It may be read later then."""
-    return all(sys.getrefcount(array) <= 3 and _owns_memory(array) for array in arrays)
+    """Does this list alone hold these arrays, and they memory of their own? It may be read later then."""
+    return max(_references(arrays)) <= _LISTED and all(map(_owns_memory, arrays))
 
 
 def _owns_memory(array: Any) -> bool:
