@@ -63,13 +63,13 @@ class HostBuffer:
 class Aside:
     def __init__(self, at_once: bool) -> None:
         ...
-    def combine(self, u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
+    def add_rows(self, u: typing.Any, scale: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], shift: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], cell: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], sums: numpy.typing.NDArray[numpy.float64]) -> None:
         ...
-    def gram(self, u: typing.Any) -> typing.Any:
+    def combine(self, u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
         ...
     def noise_like(self, noise: Noise, x: typing.Any, out: typing.Any) -> typing.Any:
         ...
-    def wait(self) -> None:
+    def wait(self) -> int:
         ...
 class SimplexDescent:
     def __getstate__(self) -> tuple:

@@ -340,8 +340,7 @@ class _Pool:
     """Large arrays like x on the CPU, written to again once nobody else holds them: memory is dear when it is new."""
 
     def __init__(self, x: Any) -> None:
-        on_cpu = isinstance(x, np.ndarray) or (_is_torch(x) and x.device.type == "cpu")
-        self._like, self._reused = x, on_cpu and x.nbytes >= _REUSED
+        self._like, self._reused = x, _namespace.in_host_memory(x) and x.nbytes >= _REUSED
         self._arrays: list[Any] = []
 
     def has_like(self, x: Any) -> bool:
@@ -361,10 +360,22 @@ class _Pool:
 
 def _sole_owner(array: Any) -> bool:
     """Does no other tensor see this memory? NumPy's views hold the array itself."""
+    return isinstance(array, np.ndarray) or _is_held_once(array.untyped_storage())
+
+
+def _owns_memory(array: Any) -> bool:
+    """Is it alone in memory that its library allocated?"""
     if isinstance(array, np.ndarray):
-        return True
+        return array.base is None and array.flags.owndata
+    if not _is_torch(array):
+        return False
+    storage = array.untyped_storage()
+    return _is_held_once(storage) and storage.resizable()  # not that of an ndarray
+
+
+def _is_held_once(storage: Any) -> bool:
     count = getattr(sys.modules["torch"]._C, "_storage_Use_Count", None)  # not a public name: where it is gone, no
-    return count is not None and bool(count(array.untyped_storage()._cdata) <= 2)
+    return count is not None and bool(count(storage._cdata) <= 2)
 
 
 def _plain(array: Any) -> Any:
