@@ -706,7 +706,8 @@ def fit(
 
     The same bits come out for every ``batch_size`` if a model's rows do not depend on their neighbours. Memory: beside
     the models' own, two batches of x and k scores, the statistics (see `Statistics`), and outside of NumPy and torch on
-    the CPU 256·draws·(k + 1)² numbers for each block of 256 data. Networks are called as they are: use ``torch.no_grad`` inside of them.
+    the CPU 256·draws·(k + 1)² numbers for each block of 256 data. Networks are called as they are: use
+    ``torch.no_grad`` inside of them.
 
     Example:
         >>> import scorefusion as sf
