@@ -95,6 +95,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("combine_gram", &combine_gram, py::arg("u"), py::arg("c"), py::arg("out"));
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
 
+  m.def("multiples", &multiples, py::arg("u"), py::arg("c"), py::arg("f"), py::arg("dtypes"));
+
   py::class_<AsideCalls>(m, "Aside", py::is_final())
       .def(py::init<bool>(), py::arg("at_once"))
       .def("combine", &AsideCalls::combine, py::arg("u"), py::arg("c"), py::arg("out"))
