@@ -955,6 +955,7 @@ class _Run:
         self.few = len(models) + 2 <= MOST and not any(map(is_sharded, models))  # one pass takes a batch's operands
         self.kept: tuple[Any, Any] = None, None  # the ε of which pair
         self.pool: _Pool | None = None
+        self.following: _Noised | None = None  # the next batch
         self.at_once = _core.Aside(at_once=True)
         self.ahead = _core.Aside(at_once=False)  # beside the models: the next batch is noised
         self.behind = _core.Aside(at_once=False)  # ... and what the last one says is added to the sums
@@ -999,8 +1000,12 @@ class _Run:
             if source.n is None:
                 self._read(resumed, progress)
                 return
-            for block in (*resumed.open, *(Block(low, high - low, self._empty()) for low, high in missing)):
-                self._block(block, source.block(block.first, block.b), progress)
+            blocks = (*resumed.open, *(Block(low, high - low, self._empty()) for low, high in missing))
+            work = (self._work(block, source.block(block.first, block.b)) for block in blocks)
+            now, after = next(work, None), next(work, None)
+            while now is not None:
+                self._block(now, progress, after=after)
+                now, after = after, next(work, None)
 
     def _read(self, resumed: Position, progress: Progress) -> None:
         """A loader, from its beginning: what was read before is compared by its hash."""
@@ -1016,7 +1021,7 @@ class _Run:
                 continue
             self.position = self.position._replace(reading=digest)
             begun = resumed.open[0] if count == touched else Block(first, int(x0.shape[0]), self._empty())
-            self._block(begun, x0, progress, blocks=count, digest=digest)
+            self._block(self._work(begun, x0), progress, blocks=count, digest=digest)
         if count < touched:
             raise self._foreign("data")
 
@@ -1024,14 +1029,16 @@ class _Run:
         assert self.checkpoint is not None
         return self.checkpoint.foreign(what)
 
-    def _block(self, block: Block, x0: Any, progress: Progress, **reached: Any) -> None:
+    def _block(self, work: _Work, progress: Progress, after: _Work | None = None, **reached: Any) -> None:
+        block = work.block
         waiting = tuple(other for other in self.position.open if other.first != block.first)
         self.position = self.position._replace(open=(block, *waiting))
-        self._rows(block, x0, progress)
+        self._rows(work, after, progress)
         parts = self._joined((*self.position.parts, block.statistics))
         self.position = self.position._replace(parts=parts, open=waiting, **reached)
 
-    def _rows(self, block: Block, x0: Any, progress: Progress) -> None:
+    def _work(self, block: Block, x0: Any) -> _Work:
+        """What is left of a block."""
         first, b, statistics = block
         rows = self.sampler.rows(first, b)
         here = _Placed(rows, x0, self.models)
@@ -1042,14 +1049,19 @@ class _Run:
             for low in range(begin, end, self.batch_size)
         ]
         beside = here.on_host and _BESIDE[0] <= self.batch_size * x0[:1].nbytes <= _BESIDE[1]
+        return _Work(block, x0, rows, batches, begin, beside)
+
+    def _rows(self, work: _Work, after: _Work | None, progress: Progress) -> None:
+        (first, b, statistics), x0, rows, batches, begin, beside = work
         noised: _Noised | None = None
-        following: _Noised | None = None
         try:
-            for batch, after in zip(batches, [*batches[1:], None], strict=True):
-                noised, following = following or self._noised(x0, b, batch, self.at_once), None
+            for i, batch in enumerate(batches):
+                noised, self.following = self.following or self._noised(x0, b, batch, self.at_once), None
                 self.ahead.wait()
-                if beside and after is not None:
-                    following = self._noised(x0, b, after, self.ahead)
+                if beside and i + 1 < len(batches):
+                    self.following = self._noised(x0, b, batches[i + 1], self.ahead)
+                elif after is not None and after.beside and after.batches:
+                    self.following = self._noised(after.x0, after.block.b, after.batches[0], self.ahead)
                 self._add(noised, rows, batch, statistics, beside)
                 noised = None  # its memory is written to again
                 progress.advance(batch.at.stop - batch.at.start)
@@ -1161,6 +1173,17 @@ class _Batch(NamedTuple):
     bin: Any
     cell: Any  # None: where the device is asked later
     weight: Float64
+
+
+class _Work(NamedTuple):
+    """A block, and what is left to be done of it."""
+
+    block: Block
+    x0: Any  # (b, *event)
+    rows: _Rows
+    batches: list[_Batch]
+    begin: int  # rows that were done before
+    beside: bool  # is noising, and adding to the sums, worth another thread?
 
 
 class _Noised(NamedTuple):
