@@ -1082,7 +1082,7 @@ class _Run:
         if self.settings.targets == "posterior":
             target = _posterior_target(self.source.data, noised.x0, noised.epsilon, target, rows, batch.at)
         u = []
-        for model, times, scale in batch.asked:
+        for model, times, scale in zip(self.models, batch.times, batch.states, strict=True):
             state = x if scale is None else ops.combine([x], scale)
             u.append(model._ask(state, model._theirs(state), times, kind))
         aside = self.behind if beside and _nobody_else_holds(u) else self.at_once
@@ -1162,7 +1162,8 @@ class _Batch(NamedTuple):
     """
 
     at: slice
-    asked: list[tuple[Model, Any, Any]]  # each with its times, and what x is scaled by for it, or None
+    times: list[Any]  # of each model
+    states: list[Any]  # what x is scaled by for each, or None
     noise: Noise
     pairs: tuple[int, int] | None  # of draws, which have the same noise: the first and how many; None: it is not stored
     noising: Any  # (B, 2)
@@ -1224,7 +1225,8 @@ class _Placed:
         self.keeps_noise = self.on_host and _namespace.dtype_name(x) in ("float32", "float64")  # which do not round it
         self.ids = placed(rows.ids, "int64")
         self.noising = placed(np.stack([rows.alpha, rows.sign * rows.sigma], axis=1))  # α, ±σ
-        self.asked: list[tuple[Model, Any, Any]] = []
+        self.times: list[Any] = []  # of each model
+        self.states: list[Any] = []  # what x is scaled by for each, or None
         scale, shift = [], []
         made: dict[int, tuple[Any, ...]] = {}  # by the id of a reading, which alike models have in common
         for model in models:
@@ -1240,7 +1242,9 @@ class _Placed:
             a, b, t, state = made[id(reading)]
             scale.append(a)
             shift.append(b)
-            self.asked.append((model, model._times(t, model._theirs(x)), state))
+            self.times.append(model._times(t, model._theirs(x)))
+            self.states.append(state)
+        self.scaled = [state is not None for state in self.states]
         self.scale, common, self.target, self.shift = np.stack(scale, axis=1), shift[0], None, None
         if common.any():
             self.target = placed(np.stack([rows.sign * rows.alpha * common, 1 + rows.sigma * common], axis=1))
@@ -1255,7 +1259,8 @@ class _Placed:
 
         return _Batch(
             at=at,
-            asked=[(model, times[at], rows(scale)) for model, times, scale in self.asked],
+            times=[times[at] for times in self.times],
+            states=[rows(state) for state in self.states] if any(self.scaled) else self.states,
             noise=Noise(seed, _EPSILON, self.ids[at]),
             pairs=(int(self.ids[at.start]), at.stop - at.start) if self.keeps_noise else None,
             noising=self.noising[at],
