@@ -7,7 +7,8 @@
 namespace scorefusion {
 namespace {
 
-constexpr int most_streams = 12;  // at a time, as in combine
+constexpr int most_streams = 12;     // at a time, as in combine
+constexpr int64_t near_size = 2048;  // elements of r that are in the first-level cache when y reads them
 
 template <class T>
 void combine_twice_rows(const Batch& batch, const Coefficients& c, const Twice& twice, const Work& work) {
@@ -20,20 +21,22 @@ void combine_twice_rows(const Batch& batch, const Coefficients& c, const Twice& 
   std::copy_n(of_r + first, others, of_y + 1);
   const Cut cut(batch);
   parallel_for(cut.items(), worth_several(batch), work, [&](int64_t begin, int64_t end) {
-    T* buffer = scratch<T>(Stage<T>::room(batch) + block_size);
-    T* const near = buffer + Stage<T>::room(batch);  // r where it is read again
+    T* buffer = scratch<T>(Stage<T>::room(batch) + near_size);
     Stage<T> stage(batch, buffer);
+    const int64_t step = stage.in_place() ? near_size : block_size;
+    T* const made = buffer + Stage<T>::room(batch);  // r, where its own memory is not to be read again
     const T* v[1 + max_operands];
+    const T one = 1;
     for (int64_t item = begin; item < end; ++item) {
       cut.walk(item, [&](int64_t b, int64_t, int64_t d, int64_t n) {
-        for (const int64_t stop = d + n; d < stop; d += block_size) {
-          const int64_t length = std::min(block_size, stop - d);
+        for (const int64_t stop = d + n; d < stop; d += step) {
+          const int64_t length = std::min(step, stop - d);
           const T* const* u = stage.block(b, d, length);
+          T *const r = static_cast<T*>(element_of(twice.r, b, d)), *const near = streaming ? made : r;
           combine(u, of_r, first, near, length, false);
           v[0] = near;
+          if (streaming) combine(v, &one, 1, r, length, true);
           std::copy_n(u + first, others, v + 1);
-          const T one = 1;
-          combine(v, &one, 1, static_cast<T*>(element_of(twice.r, b, d)), length, streaming);
           combine(v, of_y, 1 + others, static_cast<T*>(element_of(twice.y, b, d)), length, streaming);
         }
       });
