@@ -2,7 +2,7 @@
 
     python examples/digits/experiment.py
 
-The better part of an hour on one core; what is in the file is not computed again. Residuals of all data that targets
+Two hours of one core; what is in the file is not computed again. Residuals of all data that targets
 may be made of are gathered once; the weights of any set of them follow from its own sums, as `scorefusion.fit` would
 find them. How many sevens a model draws is counted at a few λ, from the same noise, and read off between them.
 """

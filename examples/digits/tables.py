@@ -175,7 +175,11 @@ def misses(results: Results) -> str:
         ["fused, λ from all levels", *of_pair("stratified", "all levels", False)],
         ["fused, λ from −8 to −1, iid targets", *of_pair("iid", "window", False)],
         ["fused, λ by the published SGD", *by_descent],
-        *([title, *of_trained(kind)] for kind, title in TRAINED.items()),
+        *(
+            [title, *of_trained(kind)]
+            for kind, title in TRAINED.items()
+            if any(targets(results, kind, n) for n in SIZES)
+        ),
     ]
     fixed = {"equal weights": "warm pair, SDE, λ = 0.5"}
     fixed |= {f"the {share} % auxiliary alone": f"auxiliary warm_{share}" for share in (70, 30, 90, 10)}
@@ -208,11 +212,12 @@ def trained(results: Results) -> str:
                 shares, near, loss = ([each[key] for each in found] for key in ("share", "near", "loss"))
                 spread = f"{number(min(shares))} to {number(max(shares))}" if len(shares) > 1 else number(shares[0])
                 cells = [spread, f"{statistics.mean(loss):.1f}", f"{statistics.mean(near):.2f}"]
-                rows.append([f"from {title}, n = {n}", str(len(found)), *cells])
+                judged = " or ".join(str(m) for m in sorted({each["samples"] for each in found}))
+                rows.append([f"from {title}, n = {n}", str(len(found)), judged, *cells])
     losses = targets(results, "losses", 64)
     for name in losses[0] if losses else ():
-        rows.append([name, str(len(losses)), "", f"{statistics.mean(each[name] for each in losses):.1f}", ""])
-    return table(["network", "targets", "shares of sevens", "loss on new images", "distance"], rows)
+        rows.append([name, str(len(losses)), "", "", f"{statistics.mean(each[name] for each in losses):.1f}", ""])
+    return table(["network", "targets", "samples", "shares of sevens", "loss on new images", "distance"], rows)
 
 
 def costs(results: Results) -> str:
