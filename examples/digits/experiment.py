@@ -2,7 +2,7 @@
 
     python examples/digits/experiment.py
 
-The better part of an hour on one core; what is in the file is not computed again. Residuals of all data that targets
+Two hours of one core; what is in the file is not computed again. Residuals of all data that targets
 may be made of are gathered once; the weights of any set of them follow from its own sums, as `scorefusion.fit` would
 find them. How many sevens a model draws is counted at a few λ, from the same noise, and read off between them.
 """
@@ -34,10 +34,15 @@ SUITES = {
     "warm four": ("warm_10", "warm_30", "warm_70", "warm_90"),
     "independent pair": ("independent_10", "independent_90"),
 }
-SAMPLES, STEPS = 512, 30
+SAMPLES, STEPS = 2048, 30  # by which a model is judged, and of its sampler
+BATCH, PARTICLES = 256, 512  # samples that are drawn at a time; particles that are weighted together
 DRAWS = 8  # of (t, ε) for each image of the pool
-BATCH = 256
-BASELINES = {64: 8, 256: 2, 1024: 2}  # targets of each size that networks are trained on
+BASELINES = {64: 8, 256: 4, 1024: 4}  # targets of each size that networks are trained on
+TRAININGS = {  # steps, rate, and what they begin as
+    "scratch": (500, 1e-3, None),
+    "tuned": (200, 2e-4, "warm_70"),
+    "scratch, long": (2500, 2e-3, None),  # as long as the network from which all auxiliaries began
+}
 
 
 def shares_of(names: tuple[str, ...]) -> np.ndarray:
@@ -124,10 +129,10 @@ def learning(
     return found
 
 
-def drawn(model: Any, solver: str, samples: int = SAMPLES) -> torch.Tensor:
+def drawn(model: Any, solver: str) -> torch.Tensor:
     settings: dict[str, Any] = {"solver": solver, "steps": STEPS, "seed": 1, "like": torch.zeros(1)}
     shape = (BATCH, *digits.EVENT)
-    return torch.cat([sf.sample(model, shape, first_sample=b, **settings) for b in range(0, samples, BATCH)])
+    return torch.cat([sf.sample(model, shape, first_sample=b, **settings) for b in range(0, SAMPLES, BATCH)])
 
 
 def counted(samples: Callable[[], Any], calls: float) -> dict[str, Any]:
@@ -147,9 +152,9 @@ def counted(samples: Callable[[], Any], calls: float) -> dict[str, Any]:
     }
 
 
-def fused(names: tuple[str, ...], weights: list[float], solver: str, samples: int = SAMPLES) -> dict[str, Any]:
+def fused(names: tuple[str, ...], weights: list[float], solver: str) -> dict[str, Any]:
     models = [digits.auxiliary(name) for name in names]
-    return counted(lambda: drawn(sf.Fusion(models, weights), solver, samples), STEPS * len(models))
+    return counted(lambda: drawn(sf.Fusion(models, weights), solver), STEPS * len(models))
 
 
 def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int, folder: Path) -> dict[str, Any]:
@@ -158,14 +163,14 @@ def exact(names: tuple[str, ...], weights: list[float], samples: int, steps: int
     `log_odds` at a log-SNR: what the weights of all steps up to it add to the log-odds of sevens.
     """
     models, traces, ends = [digits.auxiliary(name) for name in names], [], []
-    for b in range(0, samples, SAMPLES):
+    for b in range(0, samples, PARTICLES):
         path = folder / f"exact_{names[0]}_{weights[-1]}_{steps}_{b}.npz"
         if not path.exists():
             trace: list[Any] = []
             particles = sf.sample_product(
                 models,
                 weights,
-                (SAMPLES, *digits.EVENT),
+                (PARTICLES, *digits.EVENT),
                 steps=steps,
                 seed=1,
                 resample_below=0,
@@ -312,7 +317,7 @@ def alone(n: int, seed: int, steps: int, rate: float, start: str | None, folder:
     if start is not None:
         digits.read_network(digits.FOLDER / "weights" / f"{start}.safetensors", network)
         network.train().requires_grad_(True)
-    name = f"{start or 'scratch'}_{n}_{seed}"
+    name = f"{start or 'scratch'}_{steps}_{n}_{seed}"
     data, others = digits.target(n, seed), held_out(n, seed)
     job = train.Job(name, digits.TARGET, steps, rate, seed, start)
     average, said = train.training(job, Few(data, seed), network, folder / f"{name}.state")
@@ -386,7 +391,7 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
             lambda: drawn(digits.auxiliary(name), "dpm++2m-sde"), STEPS
         )
     for last in (0.5, 0.6, 0.7):
-        found[f"warm pair, SDE, λ = {last}"] = lambda w=last: fused(warm, [1 - w, w], "dpm++2m-sde", 4 * SAMPLES)
+        found[f"warm pair, SDE, λ = {last}"] = lambda w=last: fused(warm, [1 - w, w], "dpm++2m-sde")
     for n in SIZES:
         found[f"fit warm pair, n = {n}"] = lambda n=n: fit_of(warm, n)
     found["fit independent pair, n = 256"] = lambda: fit_of(independent, 256)
@@ -396,18 +401,18 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
     found["learning warm pair"] = lambda: learning(
         warm, folder, four, lambda weight: tables.drawn_share(known(), weight)
     )
-    for samples, steps in ((4 * SAMPLES, STEPS), (SAMPLES, 300)):
+    for samples, steps in ((SAMPLES, STEPS), (PARTICLES, 300)):
         found[f"warm pair, exact, λ = 0.6, {steps} steps"] = lambda m=samples, n=steps: exact(
             warm, [0.4, 0.6], m, n, folder
         )
     found["errors by digit"] = lambda: errors_by_digit(warm)
     found["learning independent pair"] = lambda: learning(independent, folder)
-    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m", 4 * SAMPLES)
+    found["warm pair, ODE, λ = 0.6"] = lambda: fused(warm, [0.4, 0.6], "dpm++2m")
     found["independent pair, SDE, λ = 0.5"] = lambda: fused(independent, [0.5, 0.5], "dpm++2m-sde")
     found["independent pair, SDE, λ = 0.6"] = lambda: fused(independent, [0.4, 0.6], "dpm++2m-sde")
-    for n, targets in BASELINES.items():
-        for name, *how in (("scratch", 500, 1e-3, None), ("tuned", 200, 2e-4, "warm_70")):
-            for seed in range(targets):
+    for n, most in BASELINES.items():
+        for name, how in TRAININGS.items():
+            for seed in range(1 if name == "scratch, long" else most):
                 found[f"{name}, n = {n}, target {seed}"] = lambda n=n, s=seed, h=how: alone(n, s, *h, folder)
     for seed in range(4):
         found[f"losses, n = 64, target {seed}"] = lambda s=seed: losses(four, 64, s)
@@ -415,9 +420,9 @@ def stages(folder: Path, known: Callable[[], dict[str, Any]]) -> dict[str, Calla
         **{name: lambda name=name: digits.auxiliary(name) for name in (*four, "pooled")},
         "warm pair, λ = 0.6": lambda: sf.Fusion([digits.auxiliary(name) for name in warm], [0.4, 0.6]),
         "independent pair, λ = 0.6": lambda: sf.Fusion([digits.auxiliary(name) for name in independent], [0.4, 0.6]),
-        "scratch, n = 64": lambda: kept("scratch_64_0", folder),
-        "tuned, n = 64": lambda: kept("warm_70_64_0", folder),
-        "scratch, n = 1024": lambda: kept("scratch_1024_0", folder),
+        "scratch, n = 64": lambda: kept("scratch_500_64_0", folder),
+        "tuned, n = 64": lambda: kept("warm_70_200_64_0", folder),
+        "scratch, n = 1024": lambda: kept("scratch_500_1024_0", folder),
     }
     for name, model in mixed.items():
         found[f"bits, {name}"] = lambda model=model: bits(model())

@@ -17,6 +17,11 @@ README, RESULTS = HERE / "README.md", HERE / "results.json"
 TARGET = 0.6
 SIZES = (64, 256, 1024)
 ASKED = (0.11, 0.07, 0.05)  # |share − .60| at these
+TRAINED = {  # how a baseline was trained
+    "scratch": "trained on the n alone",
+    "scratch, long": "the same, five times as long",
+    "tuned": "the 70 % auxiliary, tuned on the n",
+}
 LEVELS = {"all levels": "all levels", "window": "−8 to −1", "narrow": "−8 to −3"}
 Results = dict[str, Any]
 
@@ -170,8 +175,11 @@ def misses(results: Results) -> str:
         ["fused, λ from all levels", *of_pair("stratified", "all levels", False)],
         ["fused, λ from −8 to −1, iid targets", *of_pair("iid", "window", False)],
         ["fused, λ by the published SGD", *by_descent],
-        ["trained on the n alone", *of_trained("scratch")],
-        ["the 70 % auxiliary, tuned on the n", *of_trained("tuned")],
+        *(
+            [title, *of_trained(kind)]
+            for kind, title in TRAINED.items()
+            if any(targets(results, kind, n) for n in SIZES)
+        ),
     ]
     fixed = {"equal weights": "warm pair, SDE, λ = 0.5"}
     fixed |= {f"the {share} % auxiliary alone": f"auxiliary warm_{share}" for share in (70, 30, 90, 10)}
@@ -196,17 +204,20 @@ def likelihoods(results: Results) -> str:
 def trained(results: Results) -> str:
     """Networks that were trained on n data: their share, their loss on new data, and how near to the data they draw."""
     rows = []
-    for kind, title in (("scratch", "from nothing"), ("tuned", "from the 70 % auxiliary")):
+    for kind in TRAINED:
         for n in SIZES:
             if found := targets(results, kind, n):
+                steps, start = (found[0]["training"][key] for key in ("steps", "start"))
+                title = f"{f'the {start[-2:]} % auxiliary' if start else 'nothing'}, {steps} steps"
                 shares, near, loss = ([each[key] for each in found] for key in ("share", "near", "loss"))
                 spread = f"{number(min(shares))} to {number(max(shares))}" if len(shares) > 1 else number(shares[0])
                 cells = [spread, f"{statistics.mean(loss):.1f}", f"{statistics.mean(near):.2f}"]
-                rows.append([f"{title}, n = {n}", str(len(found)), *cells])
+                judged = " or ".join(str(m) for m in sorted({each["samples"] for each in found}))
+                rows.append([f"from {title}, n = {n}", str(len(found)), judged, *cells])
     losses = targets(results, "losses", 64)
     for name in losses[0] if losses else ():
-        rows.append([name, str(len(losses)), "", f"{statistics.mean(each[name] for each in losses):.1f}", ""])
-    return table(["network", "targets", "shares of sevens", "loss on new images", "distance"], rows)
+        rows.append([name, str(len(losses)), "", "", f"{statistics.mean(each[name] for each in losses):.1f}", ""])
+    return table(["network", "targets", "samples", "shares of sevens", "loss on new images", "distance"], rows)
 
 
 def costs(results: Results) -> str:
@@ -221,9 +232,10 @@ def costs(results: Results) -> str:
         rows.append(
             ["λ by the published SGD, 64 data", str(2 * found["evaluations"]), f"{2 * found['evaluations'] / rate:.0f}"]
         )
-    for kind, title in (("tuned", "tuning an auxiliary"), ("scratch", "training on the data alone")):
-        steps = targets(results, kind, 64)[0]["training"]["steps"]
-        rows.append([f"{title}, {steps} steps of 64", "", f"{steps * step:.0f}"])
+    for kind, title in TRAINED.items():
+        for found in targets(results, kind, 64)[:1]:
+            steps = found["training"]["steps"]
+            rows.append([f"{title}: {steps} steps of 64", "", f"{steps * step:.0f}"])
     for name, title in (("warm pair, SDE, λ = 0.6", "fused"), ("auxiliary warm_70", "of one network")):
         evaluations = 256 * results[name]["evaluations_per_sample"]
         rows.append([f"256 samples, {title}", str(evaluations), f"{evaluations / rate:.0f}"])
