@@ -1,141 +1,29 @@
-"""Odd arguments of every public function: a right answer, or an error that names the argument; quickly, and no other.
-
-One argument of a small call that works is replaced at a time. The short form runs always;
-SCOREFUSION_FUZZ_CALLS=10000 makes so many calls of each function, other ones every time.
-"""
-
-import math
-import operator
-import os
-import warnings
+"""Odd arguments of every public function of the NumPy surface; and that every public function has such a row."""
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from arguments import (
+    BIG,
+    MARKS,
+    SKIP,
+    UNKNOWN,
+    a_schedule,
+    anything,
+    choice,
+    divides,
+    even,
+    fuzz,
+    many,
+    real,
+    seed,
+    shape,
+    whole,
+)
 
 import scorefusion as sf
 from scorefusion.analytic import GaussianMixture
 
-CALLS = int(os.environ.get("SCOREFUSION_FUZZ_CALLS", "0"))
-pytestmark = [pytest.mark.usefixtures("host_only"), *([pytest.mark.timeout(0)] if CALLS else [])]
-
-
-class Raises:
-    """Raises whatever it is asked."""
-
-    def __getattr__(self, name):
-        raise ZeroDivisionError(name)
-
-    __len__ = __getitem__ = __float__ = __index__ = __array__ = __call__ = lambda *_, **__: 1 / 0
-
-
-ODD = [
-    None, True, False, 0, -1, 2**31, 2**63, 2**64, 10**400, -(10**400), 0.5, 2.0, 2.5, -0.0, math.nan, math.inf,
-    -math.inf, 5e-324, 1e308, 1j, "", "x", "7", "nan", b"x", (), [], [[]], [None], ["a", "b"], {}, {1}, {"a": 1},
-    object(), object, len, ..., np.float32(2), np.int64(3), np.array(2), np.array(1.0), np.array([]),
-    np.zeros((0, 1)), np.zeros((3, 0), "float32"),
-    np.array("x"), np.array([None, {}]), np.zeros(2, "complex64"), np.zeros((4, 1), "int8"), np.full((4, 1), np.nan),
-    np.zeros((4, 1), ">f4"), np.zeros((5, 1)), np.zeros(4), np.zeros((4, 2)), np.ma.masked_array([1.0], [True]),
-    np.datetime64(1, "s"), memoryview(b"12345678"), range(2), range(1000), iter([1.0, 2.0]), Raises(), sf.Noise(1),
-    sf.schedule.VP, sf.schedule.VP(), sf.schedule.EDM(), GaussianMixture([1.0], [[0.0]], [1.0]), lambda *_: None,
-    lambda *_: 1.0, lambda *a: a[0], lambda *_: np.full((4, 1), np.nan), lambda *_: np.zeros((3, 3)), lambda *_: "x",
-]  # fmt: skip
-
-odd = st.one_of(
-    st.sampled_from(ODD),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=3),
-    st.lists(st.one_of(st.floats(), st.integers(), st.none(), st.text(max_size=2)), max_size=3),
-    st.lists(st.floats(-1, 2), min_size=2, max_size=2),
-    st.tuples(st.integers(-1, 4), st.integers(-1, 3)),
-)
-
-
-# --- what is legal -----------------------------------------------------------------------------------------------
-
-UNKNOWN, SKIP = object(), object()
-BIG = float(np.finfo(np.float64).max)
-
-
-def whole(least, most=40, below=None, none=False):
-    """An integer from `least` on; above `most` the call would take its time, from `below` on it is illegal."""
-
-    def legal(value):
-        if value is None:
-            return none
-        try:
-            n = operator.index(value)
-        except (TypeError, ZeroDivisionError):
-            return UNKNOWN if isinstance(value, (np.ndarray, str)) else False  # "exact" of some, ids of samples
-        if n < least or (below is not None and n >= below):
-            return False
-        return SKIP if n > most else True
-
-    return legal
-
-
-def even(value):
-    legal = whole(2)(value)
-    return legal if legal is not True or operator.index(value) % 2 == 0 else False
-
-
-def divides(value):
-    """Four particles."""
-    legal = whole(1)(value)
-    return legal if legal is not True else 4 % operator.index(value) == 0
-
-
-def seed(none=False):
-    return whole(0, 2**64, 2**64, none)
-
-
-def real(low, high, none=False, ends=True):
-    def legal(value):
-        if value is None:
-            return none
-        if isinstance(value, (bool, int, float, np.number)) and not isinstance(value, np.complexfloating):
-            try:
-                value = float(value)
-            except OverflowError:
-                return False
-            return low <= value <= high if ends else low < value < high
-        return UNKNOWN if isinstance(value, np.ndarray) else False
-
-    return legal
-
-
-def choice(*names, none=False, more=()):
-    def legal(value):
-        if isinstance(value, str):
-            return value in names
-        return (
-            none if value is None else UNKNOWN if isinstance(value, (np.ndarray, *more)) or callable(value) else False
-        )
-
-    return legal
-
-
-def a_schedule(value):
-    return True if value is None else UNKNOWN if isinstance(value, sf.schedule.Schedule) else False
-
-
-def anything(value):
-    return UNKNOWN
-
-
-def shape(value):
-    try:
-        numbers = [operator.index(n) for n in value]
-    except (TypeError, ZeroDivisionError):
-        return False
-    return SKIP if math.prod(map(abs, numbers)) > 100 else UNKNOWN
-
-
-def many(value):
-    return SKIP if isinstance(value, range) and len(value) > 100 else UNKNOWN
-
+pytestmark = MARKS
 
 # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -477,73 +365,9 @@ FUNCTIONS = {
 }
 
 
-ALSO = {  # what else names an argument
-    "models": ("model",),
-    "model": ("sampling needs", "needs a schedule"),
-    "other": ("models[1]",),
-    "fn": ("model",),
-    "conditional": ("models[0]",),
-    "unconditional": ("models[1]",),
-    "t_range": ("t must begin",),
-    "logsnr_range": ("t_range",),
-    "indices": ("iteration",),
-    "times": ("is defined for",),
-    "t": ("is defined for",),
-    "shape": ("number of particles", "two samples"),
-    "data": ("x must be",),
-    "means": ("covariances",),
-    "scale": ("weights",),
-    "weights": ("no finite integral",),
-    "reference": ("models[1]",),
-    "x": ("masked array",),
-}
-
-
-def outcome(name, argument, value):
-    """What is wrong with how the value is taken; None if nothing is."""
-    call, arguments = FUNCTIONS[name]
-    legal = arguments[argument](value)
-    if legal is SKIP:
-        return None
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            call(**{argument: value})
-    except (TypeError, ValueError) as error:
-        if legal is True:
-            return f"refuses what is legal: {error}"
-        if not callable(value) and not any(word in str(error) for word in (argument, *ALSO.get(argument, ()))):
-            return f"does not name it: {type(error).__name__}: {error}"
-    except ZeroDivisionError:
-        if not isinstance(value, Raises):
-            raise
-    except IndexError as error:
-        return None if name == "Fit.without" else repr(error)
-    except Exception as error:
-        if callable(value):  # its own
-            return None
-        return f"{type(error).__name__}: {error}"
-    else:
-        if legal is False:
-            return "takes what is illegal"
-    return None
-
-
 @pytest.fixture(autouse=True)
 def _threads_as_before(set_threads):
     """One of the calls sets how many."""
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@settings(
-    max_examples=CALLS or 8,
-    derandomize=not CALLS,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-@given(data=st.data())
-def test_odd_arguments_are_taken_rightly_or_named(name, data):
-    argument = data.draw(st.sampled_from(sorted(FUNCTIONS[name][1])))
-    value = data.draw(odd)
-    assert outcome(name, argument, value) is None
+test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS)
