@@ -1,5 +1,11 @@
 """Odd arguments of every public function of the NumPy surface; and that every public function has such a row."""
 
+import importlib
+import inspect
+import pkgutil
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from arguments import (
@@ -12,8 +18,12 @@ from arguments import (
     choice,
     divides,
     even,
+    flag,
     fuzz,
     many,
+    missing,
+    only,
+    path,
     real,
     seed,
     shape,
@@ -21,6 +31,7 @@ from arguments import (
 )
 
 import scorefusion as sf
+from scorefusion import demo
 from scorefusion.analytic import GaussianMixture
 
 pytestmark = MARKS
@@ -35,7 +46,13 @@ WEIGHTS = [0.5, 0.5]
 FIT = sf.fit(MODELS, np.concatenate([X, X + 0.1]), draws=4, progress=False)
 PARTICLES = sf.sample_product(MODELS, WEIGHTS, (4, 1), steps=3)
 LOGS = np.zeros((3, 2))
-schedule_of = {name: {"t": 0.5} for name in ("alpha", "sigma", "f", "g2", "logsnr")}
+FIT.save(SAVED := Path(tempfile.mkdtemp()) / "fit")
+SUMS = FIT.statistics
+SCHEDULES = {
+    name: cls(*([[0.9, 0.5, 0.1]] if name == "Discrete" else []))
+    for name in sf.schedule.__all__
+    if not inspect.isabstract(cls := getattr(sf.schedule, name))
+}
 sampling = {
     "shape": shape,
     "steps": whole(1),
@@ -45,6 +62,7 @@ sampling = {
     "schedule": a_schedule,
     "first_sample": whole(0, 2**50, 2**63),
     "callback": anything,
+    "progress": flag,
 }
 densities = {
     "model": anything,
@@ -54,6 +72,124 @@ densities = {
     "first_sample": whole(0, 2**31, 2**63),  # the formula's draws are numbered below 2³²
 }
 gaussians = {"weights": many, "means": many, "covariances": many}
+
+
+class Own(sf.solver.Solver):
+    """Calls what a step has, with an odd argument."""
+
+    def __init__(self, name, given):
+        self.name, self.given = name, {**({"y": None} if name == "look" else {}), **given}
+
+    def step(self, at):
+        if self.name == "noise":
+            return at.x0 + at.rho_next * at.noise(**self.given)
+        return at.look(**{**self.given, "y": at.y if self.given["y"] is None else self.given["y"]}).x0
+
+
+def load(content):
+    """A saved fit, or another, with something odd in it."""
+    path = Path("damaged")
+    path.write_bytes(content if isinstance(content, bytes) else repr(content).encode("utf-8", "replace"))
+    try:
+        sf.Fit.load(path)
+    except ValueError as error:
+        raise ValueError(f"content: {error}") from None
+
+
+# Pictures, where there is matplotlib
+try:
+    from matplotlib.figure import Figure
+
+    AXES = Figure().subplots()
+    THREE = sf.fit([*MODELS, sf.Model(lambda x, t: 0 * x, schedule=VP)], X, draws=2, progress=False)
+    drawing = {
+        "weights": (FIT, {"level": real(0, 1, ends=False)}),
+        "loss_edge": (FIT, {"edge": many, "points": whole(2, 200, 10_001)}),
+        "loss_simplex": (THREE, {"models": many, "points": whole(2, 30, 10_001)}),
+        "per_time": (FIT, {}),
+    }
+except ImportError:
+    AXES, drawing = None, {}
+
+
+def axes(value):
+    return SKIP if value is None else False  # None makes new ones
+
+
+def cleared(draw, **given):
+    draw(**{"ax": AXES, **given})
+    for ax in AXES.figure.axes[1:]:  # colour bars
+        ax.remove()
+    AXES.clear()
+
+
+PICTURES = {
+    f"plot.{name}": (
+        lambda name=name, fit=fit, **a: cleared(getattr(sf.plot, name), **{"fit": fit, **a}),
+        {"fit": only(sf.Fit), "ax": axes, **arguments},
+    )
+    for name, (fit, arguments) in drawing.items()
+}
+if drawing:
+    PICTURES["plot.particles"] = (
+        lambda **a: cleared(sf.plot.particles, **{"particles": PARTICLES, **a}),
+        {"particles": only(sf.Particles), "ax": axes},
+    )
+    PICTURES["plot.densities"] = (
+        lambda **a: cleared(sf.plot.densities, **{"samples": {"a": X}, **a}),
+        {
+            "samples": only(dict),
+            "ax": axes,
+            "range": many,
+            "bins": whole(1, 200, 10_001),
+        },
+    )
+
+DEMO = {
+    "demo.baseline": (
+        lambda **a: demo.baseline(**{"n": 32, "seed": 0, **a}),
+        {"n": whole(0, BIG), "seed": seed()},
+    ),
+    "demo.data": (lambda **a: demo.data(**{"n": 3, "seed": 0, **a}), {"n": whole(0), "seed": seed()}),
+    "demo.run": (
+        lambda **a: demo.run(**{"progress": False, **a}),
+        {
+            "n": whole(2, 0),
+            "seed": whole(0, 0, 2**64),
+            "sets": whole(1, 0),
+            "progress": lambda v: SKIP if flag(v) else False,
+        },
+    ),
+    **{f"demo.{name}": (getattr(demo, name), {"result": only(demo.Result)}) for name in ("figure", "table", "text")},
+    "demo.wasserstein1": (
+        lambda **a: demo.wasserstein1(**{"x": X, "y": X, **a}),
+        {"x": many, "y": many},
+    ),
+}
+
+# What is the truth checks nothing: whatever NumPy says is right, in its words.
+TRUTH = {
+    f"reference.{name}": (lambda name=name, given=given, **a: truth(name, {**given, **a}), dict.fromkeys(given, many))
+    for name, given in {
+        "combine": {"u": [X, X], "c": WEIGHTS},
+        "gram": {"u": [X, X]},
+        "combine_gram": {"u": [X, X], "c": WEIGHTS},
+        "residual": {"u": [X, X], "c": WEIGHTS},
+        "resample": {"log_weights": LOGS, "method": "systematic", "seed": 0, "stream": 0, "first_group": 0},
+        "normal": {"seed": 0, "stream": 0, "sample": 0, "shape": (4, 1)},
+        "philox4x32": {"counter": [0] * 4, "key": [0] * 2},
+    }.items()
+}
+
+
+def truth(name, given):
+    if name == "normal" and shape(given["shape"]) is SKIP:
+        return
+    try:
+        getattr(sf.reference, name)(**given)
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
+        raise ValueError(f"one of {[*given]}: {error}") from None
+
 
 FUNCTIONS = {
     "fit": (
@@ -72,8 +208,14 @@ FUNCTIONS = {
             "batch_size": whole(1, 2**70),
             "first_datum": whole(0, 2**62, 2**63),
             "seed": seed(),
+            "checkpoint": lambda v: True if v is None else path(v),
+            "progress": flag,
         },
     ),
+    "Fit.save": (lambda **a: FIT.save(**a), {"path": path}),
+    "Fit.load": (lambda **a: FIT.load(**a), {"path": path}),
+    "Fit.load, a damaged file": (lambda content: load(content), {"content": anything}),
+    "Fit.plot": (lambda **a: FIT.plot(**{"ax": AXES, **a}), {"ax": axes}),
     "Fit.loss_at": (lambda **a: FIT.loss_at(**a), {"weights": many}),
     "Fit.interval": (lambda **a: FIT.interval(**a), {"level": real(0, 1, ends=False)}),
     "Fit.bootstrap": (lambda **a: FIT.bootstrap(**{"repeats": 3, **a}), {"repeats": whole(0), "seed": seed()}),
@@ -87,6 +229,16 @@ FUNCTIONS = {
     "Fit.per_time": (lambda **a: FIT.per_time(**a), {"schedule": a_schedule}),
     "Fit.merge": (lambda **a: FIT.merge(**a), {"other": anything}),
     "TimeWeights": (lambda **a: FIT.per_time()(**a), {"t": many}),
+    "Statistics.add": (
+        lambda **a: sf.Statistics(2).add(
+            **{"scores": [X, X], "noise": sf.Noise(1), "sigma": 0.5, "datum": np.arange(4), **a}
+        ),
+        dict.fromkeys(("scores", "noise", "sigma", "datum", "bin", "weight"), many),
+    ),
+    "Statistics.merge": (lambda **a: SUMS.merge(**a), {"other": only(sf.Statistics)}),
+    "Quadratic.loss": (lambda **a: FIT._mean.loss(**a), {"weights": many}),
+    "Quadratic.slope": (lambda **a: FIT._mean.slope(**a), {"weights": many}),
+    "Quadratic.among": (lambda **a: FIT._mean.among(**a), {"members": many}),
     "Statistics": (lambda **a: sf.Statistics(**{"k": 2, **a}), {"k": whole(1), "bins": whole(1)}),
     "fit_densities": (
         lambda **a: sf.fit_densities(**{"log_p_data": LOGS, "log_p_proposal": LOGS, "log_q_proposal": LOGS[:, 0], **a}),
@@ -101,6 +253,7 @@ FUNCTIONS = {
             "start": anything,
             "first_step": whole(0, 0),
             "guidance": anything,
+            "denoise": flag,
         },
     ),
     "sample_product": (
@@ -113,7 +266,7 @@ FUNCTIONS = {
             "resample_below": real(0, 1),
             "groups": divides,
             "method": choice("systematic", "stratified", "residual", "multinomial"),
-            "scale": real(0, 1e100, ends=False),
+            "scale": real(0, 1e18, ends=False),
         },
     ),
     "steer": (
@@ -149,6 +302,8 @@ FUNCTIONS = {
             "start": anything,
             "log_density": anything,
             "first_step": whole(0, 0),
+            "denoise": flag,
+            "trace": flag,
         },
     ),
     "superpose, and": (
@@ -216,6 +371,18 @@ FUNCTIONS = {
             "first_group": whole(0, 2**31, 2**31),
         },
     ),
+    "resample_below": (
+        lambda **a: sf.ops.resample_below(**{"log_weights": LOGS, "threshold": 1.5, **a}),
+        {
+            "log_weights": many,
+            "threshold": anything,
+            "method": choice("systematic", "stratified", "residual", "multinomial"),
+            "seed": seed(),
+            "stream": seed(),
+            "first_group": whole(0, 2**31, 2**31),
+        },
+    ),
+    "Particles.plot": (lambda **a: PARTICLES.plot(**{"ax": AXES, **a}), {"ax": axes}),
     "Particles.sample": (lambda **a: PARTICLES.sample(**{"n": 3, **a}), {"n": whole(0), "seed": seed()}),
     "minimize_on_simplex": (
         lambda **a: sf.minimize_on_simplex(**{"Q": np.eye(2), **a}),
@@ -245,12 +412,24 @@ FUNCTIONS = {
             "time": anything,
             "framework": choice("numpy", "torch", "jax", "cupy", none=True),
             "outside": choice("raise", "clamp"),
+            "divergence": anything,
         },
     ),
-    "Model()": (lambda **a: MODELS[0].x0(**{"x": X, "t": 0.5, **a}), {"x": anything, "t": anything}),
+    **{
+        f"Model.{kind}": (
+            lambda kind=kind, **a: getattr(MODELS[0], kind)(**{"x": X, "t": 0.5, **a}),
+            {"x": anything, "t": anything},
+        )
+        for kind in ("score", "epsilon", "x0", "v", "flow")
+    },
     "Model.linear": (
-        lambda **a: MODELS[0].linear(X, 0.5, **a),
-        {"wanted": choice("score", "epsilon", "x0", "v", "flow")},
+        lambda **a: MODELS[0].linear(**{"x": X, "t": 0.5, **a}),
+        {"x": anything, "t": anything, "wanted": choice("score", "epsilon", "x0", "v", "flow")},
+    ),
+    "Linear.evaluate": (lambda **a: MODELS[0].linear(X, 0.5).evaluate(**a), {"x": anything}),
+    "as_models": (
+        lambda **a: sf.model.as_models(**{"models": MODELS, **a}),
+        {"models": anything, "schedule": a_schedule},
     ),
     "Model.under": (
         lambda **a: MODELS[0].under(**a),
@@ -259,6 +438,10 @@ FUNCTIONS = {
     "Fusion": (
         lambda **a: sf.Fusion(**{"models": MODELS, "weights": WEIGHTS, **a})(X, 0.5),
         {"models": anything, "weights": many, "schedule": a_schedule},
+    ),
+    "Fusion.under": (
+        lambda **a: sf.Fusion(MODELS, WEIGHTS).under(**a),
+        {"schedule": lambda v: a_schedule(v) if v is not None else False},
     ),
     "guided": (
         lambda **a: sf.guided(**{"conditional": MODELS[0], "unconditional": MODELS[1], "scale": 2.0, **a})(X, 0.5),
@@ -269,19 +452,11 @@ FUNCTIONS = {
         {"model": anything, "data": many, "schedule": a_schedule, "seed": seed()},
     ),
     **{
-        f"schedule.{cls.__name__}.{name}": (lambda cls=cls, name=name, **a: getattr(cls(), name)(**a), {"t": many})
-        for cls in (
-            sf.schedule.VP,
-            sf.schedule.SubVP,
-            sf.schedule.VE,
-            sf.schedule.PowerVE,
-            sf.schedule.Cosine,
-            sf.schedule.EDM,
-            sf.schedule.FlowMatching,
-        )
-        for name in ("alpha", "sigma", "f", "g2", "logsnr")
+        f"schedule.{kind}.{name}": (getattr(schedule, name), {"t": many})
+        for kind, schedule in SCHEDULES.items()
+        for name in ("alpha", "sigma", "dalpha", "dsigma", "f", "g2", "logsnr")
     },
-    "schedule.time": (lambda **a: VP.time(**a), {"logsnr": many}),
+    **{f"schedule.{kind}.time": (schedule.time, {"logsnr": many}) for kind, schedule in SCHEDULES.items()},
     "schedule.VP": (
         lambda **a: sf.schedule.VP(**a).alpha(0.5),
         {"beta_min": real(0, BIG, ends=False), "beta_max": real(0, BIG, ends=False)},
@@ -305,6 +480,20 @@ FUNCTIONS = {
         {"t_max": real(0, BIG, ends=False)},
     ),
     "schedule.Discrete": (lambda **a: sf.schedule.Discrete(**a).alpha(0.5), {"alphas_cumprod": many}),
+    "schedule.Discrete.from_diffusers": (
+        lambda **a: sf.schedule.Discrete.from_diffusers(**a),
+        {"scheduler": anything},
+    ),
+    **{
+        f"solver.Step.{name}": (
+            lambda name=name, **a: sf.sample(MODELS[0], (4, 1), steps=2, solver=Own(name, a)),
+            odd_ones,
+        )
+        for name, odd_ones in {
+            "noise": {"draw": whole(0, 254, 255)},
+            "look": {"y": anything, "rho": real(0, BIG, none=True, ends=False)},
+        }.items()
+    },
     "solver.DDIM": (lambda **a: sf.solver.DDIM(**a), {"eta": real(0, 1)}),
     "solver.PredictorCorrector": (lambda **a: sf.solver.PredictorCorrector(**a), {"snr": real(0, BIG)}),
     "GaussianMixture": (
@@ -361,13 +550,52 @@ FUNCTIONS = {
         lambda **a: sf.diagnostics.membership(**{"model": MODELS[0], "x": X, "t": 0.5, **a}),
         {"model": anything, "x": anything, "t": many, "reference": anything, "schedule": a_schedule},
     ),
+    **PICTURES,
+    **DEMO,
+    **TRUTH,
     "set_num_threads": (lambda **a: sf.set_num_threads(**a), {"n": whole(1, 4)}),
 }
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_before(set_threads):
-    """One of the calls sets how many."""
+def _all_as_before(set_threads, tmp_path, monkeypatch):
+    """One of the calls sets how many threads work, others write files of odd names."""
+    monkeypatch.chdir(tmp_path)
 
 
 test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS)
+
+# Modules whose names stand under their own, not under that of the package.
+UNDER = ("demo", "diagnostics", "plot", "reference", "schedule", "solver")
+ELSEWHERE = {  # in test_arguments_MODULE.py
+    "diffusers": "test_arguments_diffusers.py",
+    "digits": "test_arguments_torch.py",
+    "distributed": "test_arguments_torch.py",
+    "jax": "test_arguments_jax.py",
+    "torch": "test_arguments_torch.py",
+}
+OTHERS = {
+    "combine": "test_volley.py",
+    "combine_gram": "test_volley.py",
+    "gram": "test_volley.py",
+    "residual": "test_volley.py",
+    "Fit": "made by fit",
+    "TimeWeights": "made by Fit.per_time; its call is a row",
+    "fit(group)": "test_arguments_torch.py",
+    "solver.Step": "made by samplers, as are those below",
+    "solver.Step.seen_from": "called by samplers",
+    "solver.Sum": "made by samplers; those of an own solver are sums and multiples",
+    "solver.Sum.evaluate": "called by samplers",
+    **{f"solver.{name}.step": "called by samplers" for name in sf.solver.__all__},
+}
+
+
+def test_every_public_function_and_argument_has_a_row():
+    found = []
+    for name in [None, *(info.name for info in pkgutil.iter_modules(sf.__path__) if not info.name.startswith("_"))]:
+        if name in ELSEWHERE:
+            assert (Path(__file__).parent / ELSEWHERE[name]).exists()
+        elif name != "plot" or drawing:
+            module = sf if name is None else importlib.import_module(f"scorefusion.{name}")
+            found += missing(FUNCTIONS, module, f"{name}." if name in UNDER else "")
+    assert sorted({each for each in found if each not in OTHERS and each.partition("(")[0] not in OTHERS}) == []

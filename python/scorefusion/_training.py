@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import _core
+from ._arguments import SEEDS, whole
 from ._autograd import combine, residual
 from ._core import Noise
 from .fitting import _EPSILON, _range, _Sampler
-from .model import Fusion, Model, _described, _Level, _weights, as_models
+from .model import Fusion, Model, _check_schedule, _described, _Level, _one_of, _weights, as_models
 from .schedule import EDM, Schedule
 
 Float64 = NDArray[np.float64]
@@ -101,11 +102,13 @@ class FusionLoss(nn.Module):
         weighting: Any = "sigma2",
     ) -> None:
         super().__init__()
+        draws = whole("draws", draws)
         if draws != 1 and (draws < 2 or draws % 2):
             raise ValueError(f"draws must be 1 or even, for they come in pairs (t, ε), (t, −ε), got {draws}")
-        times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
-        if times not in ("uniform", "logsnr"):
-            raise ValueError(f"times must be one of 'uniform', 'logsnr', got {times!r}")
+        if times is None:
+            times = "logsnr" if isinstance(schedule, EDM) else "uniform"
+        _one_of("times", times, ("uniform", "logsnr"))
+        _check_schedule(schedule, needed=True)
         self.models = as_models(models, schedule)
         self.networks = nn.ModuleList(
             dict.fromkeys(fn for model in self.models for fn in _functions(model) if isinstance(fn, nn.Module))
@@ -120,6 +123,11 @@ class FusionLoss(nn.Module):
             self.register_parameter("simplex", weights)
         else:
             self._fixed = _on_simplex(weights, len(self.models))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weights" and isinstance(value, nn.Parameter):  # nn.Module would register it
+            value = value.detach()
+        super().__setattr__(name, value)
 
     @property
     def weights(self) -> Tensor:
@@ -158,6 +166,7 @@ class FusionLoss(nn.Module):
         """The loss of these data ``(n, *event)``, the mean over their rows: a scalar, float64."""
         if not isinstance(x0, Tensor) or x0.ndim < 1 or x0.shape[0] == 0 or not x0.is_floating_point():
             raise TypeError(f"x0 must be a tensor (n, *event) of floats with n of at least 1, got {_described(x0)}")
+        seed, first_datum = whole("seed", seed, 0, SEEDS), whole("first_datum", first_datum, 0, 2**62)
         weights = self.weights.to(device=x0.device, dtype=torch.float64)
         called = self._called()
         rows = self._rows(seed, first_datum, x0.shape[0])

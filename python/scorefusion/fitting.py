@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _files, _namespace, ops
-from ._arguments import SEEDS, real, whole
+from ._arguments import SEEDS, flag, real, whole
 from ._arrays import _is_torch
 from ._cached import cached
 from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, left, statistics_of
@@ -719,6 +719,7 @@ def fit(
         array([0.74, 0.26])
     """
     begin = time.perf_counter()
+    progress = flag("progress", progress)
     models = under_one_schedule(models, schedule)
     schedule = models[0].schedule
     if schedule is None:
@@ -898,9 +899,9 @@ class _Source:
 def _source(data: Any, first: int, targets: str, group: Any, hashed: bool) -> _Source:
     rank, world = 0, 1
     if group is not None:
-        import torch.distributed
+        from . import distributed
 
-        rank, world = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
+        rank, world = distributed.place(group)
     if not _namespace.is_array(data):
         if targets == "posterior":
             raise ValueError("targets='posterior' needs all data at once: give an array (n, *event)")

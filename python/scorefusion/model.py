@@ -668,18 +668,18 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
     return _namespace.namespace(condition).where(condition, a, b)
 
 
-def _weights(weights: Any, k: int) -> Any:
+def _weights(weights: Any, k: int, name: str = "weights") -> Any:
     """λ ``(k,)`` in NumPy float64."""
-    weights = on_host(weights, "weights").copy()
+    weights = on_host(weights, name).copy()
     if weights.shape != (k,):
-        raise ValueError(f"weights must be ({k},), one for each model, got shape {weights.shape}")
-    _check_finite(weights)
+        raise ValueError(f"{name} must be ({k},), one for each model, got shape {weights.shape}")
+    _check_finite(weights, name)
     return weights
 
 
-def _check_finite(weights: Any) -> None:
+def _check_finite(weights: Any, name: str = "weights") -> None:
     if not np.isfinite(weights).all():
-        raise ValueError(f"weights must be finite, got {weights.tolist()}")
+        raise ValueError(f"{name} must be finite, got {weights.tolist()}")
 
 
 def _common_schedule(models: Sequence[Any]) -> Schedule | None:

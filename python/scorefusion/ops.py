@@ -288,6 +288,12 @@ def resample_below(
     return Resampled._make(_resample_below(log_weights, threshold, method, seed, stream, first_group))
 
 
+def check_operands(u: Any) -> None:
+    """Is it a list or a tuple? Else it is refused in the words in which all operations do."""
+    if not isinstance(u, (list, tuple)):
+        gram(u)
+
+
 def set_num_threads(n: int) -> None:
     """Use n threads, the calling one included, for work on the CPU; results do not depend on it.
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import real
+from ._arguments import real, whole
 from ._sum import Sum as Sum
 
 __all__ = [
@@ -104,6 +104,7 @@ class Step:
     def noise(self, draw: int) -> Sum:
         """Standard normal noise, another one for each number `draw` from 0 to 254; 0 is that of `z`."""
         if draw not in self._noises:
+            draw = whole("draw", draw, 0, 255)  # more would be the noise of other steps
             self._noises[draw] = Sum([self._run.noise(self.index, draw)], [1.0])
         return self._noises[draw]
 

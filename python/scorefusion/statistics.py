@@ -28,7 +28,7 @@ from ._sum import MOST, gram
 from .model import _described
 from .simplex import SimplexSolution, minimize_on_simplex
 
-__all__ = ["Quadratic", "Statistics", "minimize", "quadratic"]
+__all__ = ["Quadratic", "Statistics"]
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
