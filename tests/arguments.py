@@ -38,8 +38,8 @@ class Raises:
 
 ODD = [
     None, True, False, 0, -1, 2**31, 2**63, 2**64, 10**400, -(10**400), 10**5000, 0.5, 2.0, 2.5, -0.0, math.nan,
-    math.inf, -math.inf, 5e-324, 1e308, 1j, "", "x", "7", "nan", b"x", (), [], [[]], [None], ["a", "b"], {}, {1}, {"a": 1},
-    object(), object, len, ..., np.float32(2), np.int64(3), np.array(2), np.array(1.0), np.array([]),
+    math.inf, -math.inf, 5e-324, 1e308, 1j, "", "x", "7", "nan", b"x", (), [], [[]], [None], ["a", "b"], {}, {1},
+    {"a": 1}, object(), object, len, ..., np.float32(2), np.int64(3), np.array(2), np.array(1.0), np.array([]),
     np.zeros((0, 1)), np.zeros((3, 0), "float32"),
     np.array("x"), np.array([None, {}]), np.zeros(2, "complex64"), np.zeros((4, 1), "int8"), np.full((4, 1), np.nan),
     np.zeros((4, 1), ">f4"), np.zeros((5, 1)), np.zeros(4), np.zeros((4, 2)), np.ma.masked_array([1.0], [True]),
@@ -179,7 +179,11 @@ ALSO = {  # what else names an argument
     "scale": ("weights",),
     "weights": ("no finite integral",),
     "reference": ("models[1]",),
-    "x": ("masked array",),
+    "x": ("masked array", "u[0]"),
+    "rho": ("is defined for",),
+    "where": ("offload",),
+    "noise": ("u[",),
+    "scores": ("u[",),
 }
 
 
@@ -271,7 +275,10 @@ def public(module):
             found[name] = value
         kinds = [name]
         if inspect.isabstract(value):
-            kinds = [n for n in names if inspect.isclass(kind := getattr(module, n)) and issubclass(kind, value)][1:]
+            known = [
+                (n, kind) for n in names if inspect.isclass(kind := getattr(module, n)) and issubclass(kind, value)
+            ]
+            kinds = [n for n, kind in known if kind is not value]
         methods = {n: m for n, m in vars(value).items() if isinstance(m, (staticmethod, types.FunctionType))}
         found |= {f"{kind}.{n}": m for kind in kinds for n, m in methods.items() if not n.startswith("_")}
     taken = {name: [p for p in parameters(value) if p != "self"] for name, value in found.items()}

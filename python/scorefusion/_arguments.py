@@ -15,7 +15,7 @@ SEEDS = 2**64  # seeds and streams lie below
 def whole(name: str, value: Any, least: int = 0, below: int | None = None) -> int:
     """The value as an int, from `least` to before `below`."""
     try:
-        found = operator.index(value)
+        found = int(operator.index(value))  # True would index arrays otherwise than 1
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {_shown(value)}") from None
     if found < least:

@@ -30,7 +30,7 @@ from torch.autograd import Function, forward_ad
 from . import _core
 from ._core import Noise
 from ._sum import MOST
-from .ops import Residual, check_operands
+from .ops import Residual, _check_operands
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -64,7 +64,7 @@ def combine(u: Sequence[Tensor | Noise], c: Any) -> Tensor:
         >>> weights.grad
         tensor([ 6., 12.])
     """
-    check_operands(u)
+    _check_operands(u)
     if type(c) is not Tensor:
         c = _coefficients(c)
     way = _way_of(u, c)
@@ -89,7 +89,7 @@ def gram(u: Sequence[Tensor | Noise]) -> Tensor:
     Returns:
         G ``(B, m, m)``, float64.
     """
-    check_operands(u)
+    _check_operands(u)
     way = _way_of(u, None)
     G: Tensor
     if way == _PLAIN:
@@ -115,7 +115,7 @@ def residual(u: Sequence[Tensor | Noise], c: Any) -> Residual[Tensor]:
     Returns:
         ``.loss (B,)`` and ``.grad (B, m)``, float64.
     """
-    check_operands(u)
+    _check_operands(u)
     if type(c) is not Tensor:
         c = _coefficients(c)
     way = _way_of(u, c)

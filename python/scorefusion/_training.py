@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import _core
-from ._arguments import SEEDS, whole
+from ._arguments import SEEDS, _shown, whole
 from ._autograd import combine, residual
 from ._core import Noise
 from .fitting import _EPSILON, _range, _Sampler
@@ -104,7 +104,7 @@ class FusionLoss(nn.Module):
         super().__init__()
         draws = whole("draws", draws)
         if draws != 1 and (draws < 2 or draws % 2):
-            raise ValueError(f"draws must be 1 or even, for they come in pairs (t, ε), (t, −ε), got {draws}")
+            raise ValueError(f"draws must be 1 or even, for they come in pairs (t, ε), (t, −ε), got {_shown(draws)}")
         if times is None:
             times = "logsnr" if isinstance(schedule, EDM) else "uniform"
         _one_of("times", times, ("uniform", "logsnr"))

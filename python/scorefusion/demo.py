@@ -118,7 +118,8 @@ def auxiliaries() -> list[Model]:
 
 def baseline(n: int, seed: int) -> Model | None:
     """The network trained on ``data(n, seed)``, standardised; None where there is none."""
-    if whole("n", n) not in SIZES or whole("seed", seed) >= SETS:
+    n, seed = whole("n", n), whole("seed", seed)
+    if n not in SIZES or seed >= SETS:
         return None
     return _model("baselines", (seed, SIZES.index(n)))
 

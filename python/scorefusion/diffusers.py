@@ -35,7 +35,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 
 from . import _namespace, fitting, superposition
-from ._arguments import SEEDS, path, whole
+from ._arguments import SEEDS, path, real, whole
 from ._autograd import combine
 from ._core import Noise
 from ._fused import Weighted
@@ -786,7 +786,7 @@ def _networks_of(pipelines: Any) -> list[tuple[Any, Callable[..., Any]]]:
     found: list[tuple[Any, Callable[..., Any]]] = []
     for i, pipe in enumerate(pipes):
         if not isinstance(pipe, library.DiffusionPipeline):
-            raise TypeError(f"pipelines must be pipelines of diffusers, got a {type(pipe).__name__}")
+            raise TypeError(f"pipelines must be pipelines of diffusers (one pipe or more), got {_described(pipe)}")
         network = _network_of(pipe, f"pipelines[{i}]")
         if isinstance(network, FusedModel):
             found += [(pipe, functools.partial(network.branch, j)) for j in range(network.k)]
@@ -856,6 +856,8 @@ def superpose(
     networks = _networks_of(pipe)
     pipe = networks[0][0]
     schedule = settings.pop("schedule", None) or _schedule_of(pipe)
+    if guidance_scale is not None and not callable(guidance_scale):
+        guidance_scale = real("guidance_scale", guidance_scale)
     guided = guidance_scale is not None and guidance_scale != 1.0
     texts = _texts(prompts, "prompts")
     negative_prompt = _texts([negative_prompt], "negative_prompt")[0]
@@ -970,7 +972,10 @@ def _encoded_images(pipe: Any, images: Any, first: int, seed: int, batch_size: i
             )
         if str(images.dtype).endswith("uint8"):
             images = images / 255
-    pixels = _processor(pipe).preprocess(images)
+    try:
+        pixels = _processor(pipe).preprocess(images)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"images must be PIL images or arrays of them: {error}") from None
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return pixels.to(pipe._execution_device, torch.float32)
@@ -1071,8 +1076,12 @@ def fit(
         images = _namespace.namespace(images[0]).stack(list(images))
     if _namespace.is_array(images) or (isinstance(images, (list, tuple)) and hasattr(images[0], "convert")):  # PIL
         data = encoded(images, first_datum)
-    else:
+    elif isinstance(images, Iterable):
         data = _Batches(images, encoded, first_datum)
+    else:
+        raise TypeError(
+            f"images must be an array, a list of images, or an iterable of batches, got {_described(images)}"
+        )
     found = fitting.fit(models, data, batch_size=batch_size, first_datum=first_datum, seed=seed, **settings)
     for pipe in {id(pipe): pipe for pipe, _ in networks}.values():
         pipe.maybe_free_model_hooks()

@@ -252,7 +252,7 @@ def images(learned: bool) -> Images:
 
 def target(n: int, seed: int, stratified: bool = True) -> NDArray[np.float32]:
     """n data ``(n, 1, 28, 28)`` with 60 % sevens: exactly, or each by chance. Those that no network has seen."""
-    n, seed, stratified = whole("n", n, 0, MOST + 1), whole("seed", seed), flag("stratified", stratified)
+    n, seed, stratified = whole("n", n, 0, MOST + 1), whole("seed", seed, 0, SEEDS), flag("stratified", stratified)
     random = np.random.default_rng([seed, n, stratified])
     count = round(TARGET * n) if stratified else int(random.binomial(n, TARGET))
     rest = images(learned=False)

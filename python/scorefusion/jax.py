@@ -76,7 +76,7 @@ def residual(u: Sequence[Any], c: Any) -> Residual[jax.Array]:
 
 
 def _is_traced(u: Sequence[Any], c: Any) -> bool:
-    ops.check_operands(u)
+    ops._check_operands(u)
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((list(u), c)))
 
 

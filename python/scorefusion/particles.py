@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace, ops
 from . import solver as solvers
-from ._arguments import SEEDS, flag, function, real, whole
+from ._arguments import SEEDS, _shown, flag, function, real, whole
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
@@ -307,12 +307,12 @@ class _Population:
         B = run.x.shape[0]
         groups = whole("groups", groups)
         if groups < 1 or groups > B or B % groups:
-            raise ValueError(f"groups must divide the number of particles, {B}, got {groups}")
+            raise ValueError(f"groups must divide the number of particles, {B}, got {_shown(groups)}")
         resample_below = real("resample_below", resample_below, 0, 1)
         _one_of("method", method, ("systematic", "stratified", "residual", "multinomial"))
         if not isinstance(first_sample, (int, np.integer)) or first_sample % (B // groups):
             raise ValueError(
-                f"first_sample must be a multiple of the size of a group, {B // groups}, got {first_sample}"
+                f"first_sample must be a multiple of the size of a group, {B // groups}, got {_shown(first_sample)}"
             )
         self.run, self.groups, self.n = run, groups, B // groups
         self.threshold, self.method, self.first_group = resample_below * self.n, method, first_sample // self.n
