@@ -182,6 +182,10 @@ ALSO = {  # what else names an argument
     "x": ("masked array", "u[0]"),
     "rho": ("is defined for",),
     "where": ("offload",),
+    "branches": ("networks",),
+    "pipelines": ("knows no prompts",),
+    "images": ("data",),
+    "x0": ("u[0]",),
     "noise": ("u[",),
     "scores": ("u[",),
 }

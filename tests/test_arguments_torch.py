@@ -21,6 +21,7 @@ from arguments import (
 )
 
 import scorefusion as sf
+from scorefusion.analytic import GaussianMixture
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torch.distributed")
