@@ -11,6 +11,7 @@ import pytest
 from frameworks import framework
 
 import scorefusion as sf
+from scorefusion import _core
 from scorefusion._core import Aside
 from scorefusion.fitting import _nobody_else_holds
 
@@ -24,6 +25,23 @@ def home(request):
 
 def operands(home, dtype="float32", m=3):
     return [home.normal(SHAPE, dtype, seed=j) for j in range(m)]
+
+
+ROWS = np.random.default_rng(4)
+SCALE, WEIGHT, CELL = ROWS.normal(size=(SHAPE[0], 2)), ROWS.uniform(size=SHAPE[0]), ROWS.integers(0, 3, SHAPE[0])
+
+
+def added(aside, u):
+    """What three arrays add to sums of zeros, which are filled after `wait`."""
+    sums = np.zeros((3, 5))
+    aside.add_rows(u, SCALE, None, WEIGHT, CELL, sums)
+    return sums
+
+
+def added_by_hand(G):
+    sums = np.zeros((3, 5))
+    assert _core.add_rows(np.asarray(G, np.float64), SCALE, None, WEIGHT, CELL, sums) == -1
+    return sums
 
 
 def same(home, a, b):
@@ -42,13 +60,13 @@ def test_the_same_bits(home, dtype, at_once):
         z = aside.noise_like(noise, u[0], None)
         y = aside.combine([*u, z], [1.0, 2.0, 3.0, 4.0], None)
         x = aside.combine([y, z], np.full((SHAPE[0], 2), 0.5), None)  # of what is not there yet
-        G = aside.gram([y, z, x])
-        aside.wait()
+        sums = added(aside, [y, z, x])
+        assert aside.wait() == -1
         expected = sf.combine([*u, noise.like(u[0])], [1.0, 2.0, 3.0, 4.0])
         assert same(home, z, noise.like(u[0]))
         assert same(home, y, expected)
         assert same(home, x, sf.combine([expected, noise.like(u[0])], [0.5, 0.5]))
-        assert same(home, G, sf.gram([y, z, x]))
+        assert np.array_equal(sums, added_by_hand(home.numpy(sf.gram([y, z, x]))))
 
 
 @pytest.mark.parametrize("home", ["numpy", "torch"], indirect=True)
@@ -72,7 +90,7 @@ def test_what_nobody_holds_lives_until_it_is_read_and_written():
         aside = Aside(at_once=False)
         for seed in range(5):
             aside.combine(operands(framework("numpy", "cpu")), [1.0, 1.0, 1.0], None)
-            aside.gram([np.ones(SHAPE, np.float32), sf.Noise(seed)])
+            added(aside, [np.ones(SHAPE, np.float32), np.ones(SHAPE, np.float32), sf.Noise(seed)])
         del aside
     gc.collect()
     assert sf.combine([np.ones(SHAPE, np.float32)], [1.0]).sum() == before
@@ -95,8 +113,31 @@ def test_errors_come_at_once():
     with pytest.raises(ValueError, match="one shape"):
         aside.combine([np.ones((2, 3)), np.ones((3, 2))], [1.0, 1.0], None)
     with pytest.raises(TypeError, match="int64"):
-        aside.gram([np.ones((2, 3), np.int64)])
+        aside.noise_like(sf.Noise(1), np.ones((2, 3), np.int64), None)
+    x, sums = np.ones(SHAPE, np.float32), np.zeros((3, 5))
+    with pytest.raises(ValueError, match="cell that is not there"):
+        aside.add_rows([x, x, x], SCALE, None, WEIGHT, CELL + 1, sums)
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        aside.add_rows([x, x, x, x], SCALE, None, WEIGHT, CELL, sums)
+    assert aside.wait() == -1
+    assert not sums.any()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_rows_that_are_not_finite_end_the_adding_until_that_is_told(at_once):
+    aside, sums = Aside(at_once=at_once), np.zeros((3, 5))
+    good = operands(framework("numpy", "cpu"))
+    bad = [v.copy() for v in good]
+    bad[1][7, 3] = np.nan
+    for u in (good, bad, good):
+        aside.add_rows(u, SCALE, None, WEIGHT, CELL, sums)
+    assert aside.wait() == 7 * 3 + 1
+    once = added_by_hand(sf.gram(good))
+    assert np.array_equal(sums, once)
+    assert aside.wait() == -1
+    more = added(aside, good)
     aside.wait()
+    assert np.array_equal(more, once)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")

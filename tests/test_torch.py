@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -358,8 +359,8 @@ def test_its_gradients_are_those_of_the_formula():
     wanted = [x0, loss.logits, *(p for net in nets for p in net.parameters())]
     got = torch.autograd.grad(loss(x0, seed=5), wanted)
 
-    rows = loss._rows(5, 0, 8)
-    t, alpha, sigma = (torch.as_tensor(v)[:, None] for v in (rows.t, rows.alpha, rows.sigma))
+    rows = loss._draws.rows(5, 0, 8)
+    t, alpha, sigma = (torch.as_tensor(v)[:, None] for v in (rows.level.t, rows.alpha, rows.sigma))
     epsilon = sf.Noise(5, sf.fitting._EPSILON).like(x0.detach())
     x_t = alpha * x0 + sigma * epsilon
     tau = 1 / (1 + alpha / sigma)  # where the flow's log-SNR is the same
@@ -379,7 +380,7 @@ def test_a_datum_is_drawn_by_seed_and_number_alone():
     whole, parts = loss(x0, seed=1), [loss(x0[i : i + 4], seed=1, first_datum=i) for i in (0, 4, 8)]
     torch.testing.assert_close(whole, sum(parts) / 3)
     assert loss(x0, seed=1) == whole != loss(x0, seed=2)
-    t = np.sort(loss._rows(1, 1000, 64).t)
+    t = np.sort(loss._draws.rows(1, 1000, 64).level.t)
     assert np.diff(t, prepend=t[-1] - VP.t_max).max() < 3 * VP.t_max / 64  # spread over all of the range
 
 
@@ -457,7 +458,9 @@ def test_the_loss_under_autocast_and_checkpointing():
         assert torch.equal(a, c)
 
 
-def test_networks_are_compiled_within_the_loss():
+@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize("kinds", [("epsilon", "epsilon"), ("v", "score"), ("x0", "flow")])
+def test_the_loss_is_compiled_whole(kinds, draws):
     torch._dynamo.reset()
     graphs = []
 
@@ -465,13 +468,27 @@ def test_networks_are_compiled_within_the_loss():
         graphs.append(graph)
         return graph
 
-    net = torch.nn.Bilinear(3, 1, 3)
-    loss = sf.torch.FusionLoss([sf.Model(net, "epsilon", time=lambda t: t[:, None])], VP, weights=[1.0])
-    compiled, x0 = torch.compile(loss, backend=backend), torch.randn(8, 3)
-    for seed in (1, 2):
+    nets = [torch.nn.Bilinear(3, 1, 3) for _ in kinds]
+    asked = [sf.Model(net, kind, time=lambda t: t[:, None]) for net, kind in zip(nets, kinds, strict=True)]
+    asked = [model.under(sf.schedule.FlowMatching()) if model.predicts == "flow" else model for model in asked]
+    loss = sf.torch.FusionLoss(asked, VP, draws=draws)
+    compiled, x0 = torch.compile(loss, backend=backend, fullgraph=True), torch.randn(8, 3)
+    for seed in (1, 2, 3):
         want, got = loss(x0, seed=seed), compiled(x0, seed=seed)
-        assert_same(torch.autograd.grad(got, list(net.parameters())), torch.autograd.grad(want, list(net.parameters())))
-    assert any("bilinear" in graph.code for graph in graphs)
+        assert_same(got, want)
+        wanted = list(loss.parameters())
+        assert_same(torch.autograd.grad(got, wanted), torch.autograd.grad(want, wanted))
+    assert all(graph.code.count("bilinear") == 2 for graph in graphs)
+    assert len(graphs) <= 2  # with the first seed as a constant, and for any
+
+
+def test_the_operator_of_the_draws_keeps_its_promises():
+    loss = sf.torch.FusionLoss(models(networks()), VP, draws=4)
+    number, columns = loss._draws.number, loss._draws.columns
+    torch.library.opcheck(torch.ops.scorefusion.draws, (number, 3, 5, 8, 4, columns, torch.randn(8, 3)))
+    again = pickle.loads(pickle.dumps(loss._draws))
+    assert again.number != number
+    np.testing.assert_array_equal(again.table(3, 5, 8)[0], loss._draws.table(3, 5, 8)[0])
 
 
 def test_errors_of_the_loss_say_what_is_wrong():

@@ -505,8 +505,42 @@ def a_count(rng):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * size * B)
 
 
+def some_multiples(rng):
+    """Against the same by `combine`, bit for bit; one in five has something odd about it."""
+    shape, m, count = shape_of(rng), int(rng.integers(1, 20)), int(rng.integers(1, 9))
+    dtypes = DTYPES if rng.random() < 0.5 else [one(rng, DTYPES)]
+    u = [array(rng, shape, one(rng, dtypes), rng.random() < 0.05)]
+    u += [noise(rng, shape[0]) if rng.random() < 0.2 else array(rng, shape, one(rng, dtypes)) for _ in range(m - 1)]
+    rng.shuffle(u)
+    c, f = coefficients(rng, shape[0], m), coefficients(rng, shape[0], count)
+    home = next(type(v).__module__ for v in u if not isinstance(v, sf.Noise))
+    kinds = rng.integers(-1, 3 if home.startswith("jax") else 4, count).tolist()
+    if rng.random() < 0.2:
+        arguments = [u, c, f]
+        arguments[rng.integers(3)] = one(rng, ODD)
+        return survives(_core.multiples, *arguments, kinds)
+    if "float64" in [MIXED.dtype(v) for v in u if not isinstance(v, sf.Noise)] and home.startswith("jax"):
+        return 1  # results of a type that JAX lacks
+    first = next(v for v in u if not isinstance(v, sf.Noise))
+    if 1 in kinds and home == "numpy" and MIXED.dtype(first) != "bfloat16":
+        return refused(_core.multiples, u, c, f, kinds)
+    found = _core.multiples(u, c, f, kinds)
+    F = np.array(MIXED.numpy(f), np.float64)
+    wide = "float64" in [DTYPES[kind] for kind in kinds if kind >= 0]
+    wide |= "float64" in [MIXED.dtype(v) for v in u if not isinstance(v, sf.Noise)]
+    with np.errstate(all="ignore"):
+        r = sf.combine(u, c, out=np.empty(shape, "float64" if wide else "float32"))
+        for k, (y, kind) in enumerate(zip(found, kinds, strict=True)):
+            assert (y is None) == (kind < 0)
+            if y is not None:
+                expected = sf.combine([r], F[..., k : k + 1], out=np.empty(shape, numpy_dtype(DTYPES[kind])))
+                assert MIXED.dtype(y) == DTYPES[kind]
+                assert MIXED.numpy(y).tobytes() == expected.tobytes()
+
+
 ENTRIES = {
     "operations": (an_operation, 3000),
+    "multiples": (some_multiples, 500),
     "Noise": (a_noise, 200),
     "resample": (a_resampling, 150),
     "superpose": (a_superposition, 200),

@@ -280,6 +280,8 @@ void Fresh::allocate_numpy(const Array& like, dlpack::DataType type, const int64
   PyArray_Descr* descr = nullptr;
   if (type.code == dlpack::code_bfloat) {  // a result is bfloat16 only where every array is: the first knows the type
     descr = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(like.object.ptr()));
+    if (!is_bfloat16(descr))
+      throw TypeError("NumPy has no bfloat16 of its own, and " + like.argument.text() + " is none");
     Py_INCREF(descr);
   } else if (type.code == dlpack::code_int) {
     descr = PyArray_DescrFromType(NPY_INT64);

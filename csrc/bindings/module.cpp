@@ -11,6 +11,7 @@
 #include "../ops/aside.h"
 #include "../ops/call.h"
 #include "../ops/python.h"
+#include "../ops/rows.h"
 #include "jax_ffi.h"
 #include "simplex.h"
 #include "statistics.h"
@@ -94,11 +95,21 @@ PYBIND11_MODULE(_core, m) {
   m.def("combine_gram", &combine_gram, py::arg("u"), py::arg("c"), py::arg("out"));
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
 
+  m.def("multiples", &multiples, py::arg("u"), py::arg("c"), py::arg("f"), py::arg("dtypes"));
+
   py::class_<AsideCalls>(m, "Aside", py::is_final())
       .def(py::init<bool>(), py::arg("at_once"))
       .def("combine", &AsideCalls::combine, py::arg("u"), py::arg("c"), py::arg("out"))
-      .def("gram", &AsideCalls::gram, py::arg("u"))
       .def("noise_like", &AsideCalls::noise_like, py::arg("noise"), py::arg("x"), py::arg("out"))
+      .def(
+          "add_rows",
+          [](AsideCalls& aside, py::handle u, Values<double> scale, std::optional<Values<double>> shift,
+             Values<double> weight, Values<std::int64_t> cell, py::array_t<double, py::array::c_style> sums) {
+            aside.add_rows(u,
+                           {std::move(scale), std::move(shift), std::move(weight), std::move(cell), std::move(sums)});
+          },
+          py::arg("u"), py::arg("scale"), py::arg("shift"), py::arg("weight"), py::arg("cell"),
+          py::arg("sums").noconvert())
       .def("wait", &AsideCalls::wait);
 
   m.def("resample", &resample, py::arg("log_weights"), py::arg("method"), py::arg("seed"), py::arg("stream"),

@@ -1,24 +1,19 @@
-// Shapes are checked here; the adding itself is in csrc/solve.
+// Times of a fit's rows, and what the rows add to its sums; the adding itself is in csrc/solve.
 #include "statistics.h"
 
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "../array/errors.h"
 #include "../math/philox.h"
-#include "../solve/statistics.h"
-
-namespace py = pybind11;
+#include "../ops/rows.h"
 
 namespace scorefusion {
 
 namespace {
-
-template <typename T>
-using Values = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
 // A number in (0, 1) for each id: the first two words of Philox, the first the higher one, then ½.
 Values<double> uniform(std::uint64_t seed, std::uint64_t stream, const Values<std::int64_t>& ids) {
@@ -32,23 +27,11 @@ Values<double> uniform(std::uint64_t seed, std::uint64_t stream, const Values<st
   return numbers;
 }
 
-// Shapes were made to fit by statistics.py; what would read or write elsewhere is refused all the same.
-std::int64_t add_rows(const Values<double>& G, const Values<double>& scale, const std::optional<Values<double>>& shift,
-                      const Values<double>& weight, const Values<std::int64_t>& cell,
-                      py::array_t<double, py::array::c_style>& sums) {
-  const auto is = [](const py::array& array, std::initializer_list<py::ssize_t> shape) {
-    return std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim());
-  };
-  const py::ssize_t rows = G.ndim() == 3 ? G.shape(0) : -1, k = scale.ndim() == 2 ? scale.shape(1) : 0;
-  const py::ssize_t m = k + 1 + bool(shift);
-  if (k < 1 || !is(G, {rows, m, m}) || !is(scale, {rows, k}) || (shift && !is(*shift, {rows, k})) ||
-      !is(weight, {rows}) || !is(cell, {rows}) || sums.ndim() != 2 || sums.shape(1) != k * (k + 1) / 2 + 2)
-    throw ValueError("add_rows: shapes do not fit");
-  for (py::ssize_t r = 0; r < rows; ++r)
-    if (cell.data()[r] < 0 || cell.data()[r] >= sums.shape(0)) throw ValueError("add_rows: a cell that is not there");
-  return solve::add_rows({std::size_t(rows), std::size_t(k), std::size_t(m), G.data(), scale.data(),
-                          shift ? shift->data() : nullptr, weight.data(), cell.data()},
-                         sums.mutable_data());
+std::int64_t add_rows(const Values<double>& G, Values<double> scale, std::optional<Values<double>> shift,
+                      Values<double> weight, Values<std::int64_t> cell, py::array_t<double, py::array::c_style> sums) {
+  if (G.ndim() != 3 || G.shape(1) != G.shape(2)) throw ValueError("add_rows: shapes do not fit");
+  RowsArgument rows{std::move(scale), std::move(shift), std::move(weight), std::move(cell), std::move(sums)};
+  return solve::add_rows(rows.checked(G.shape(0), G.shape(1), G.data()), rows.sums.mutable_data());
 }
 
 }  // namespace

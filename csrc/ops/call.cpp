@@ -71,6 +71,12 @@ Call::Call(py::handle u, py::handle c, py::handle out) {
   read_elementwise_out(out);
 }
 
+const Coefficients& Call::read_factors(py::handle f, int count) {
+  factors_.emplace().read(f, count, samples_, device_, &stream_);
+  if (factors_->array) join(*factors_->array);
+  return factors_->coefficients;
+}
+
 void Call::read_elementwise_out(py::handle out) {
   if (!out || out.is_none()) return;
   const Array& y = read_out(elementwise_, out);
@@ -228,12 +234,20 @@ void Call::place(bool fresh_elementwise) {
   DType dtype = like.dtype();
   if (!elementwise_.out)
     for (const Array& array : arrays_) dtype = widest(dtype, array.dtype());
+  y_ = fresh_like(like, elementwise_, dtype);
+}
+
+Output Call::place_fresh(Destination& destination, DType dtype) const {
+  return fresh_like(first(), destination, dtype);
+}
+
+Output Call::fresh_like(const Array& like, Destination& destination, DType dtype) const {
   std::vector<int64_t> in_memory;  // the shape with its axes in that order
   if (!order_.empty()) in_memory.push_back(samples_);
   for (int axis : order_) in_memory.push_back(like.shape[axis]);
-  elementwise_.fresh = Fresh(like, type_of(dtype), order_.empty() ? like.shape : in_memory.data(), like.ndim);
-  elementwise_.order = order_;
-  y_ = {elementwise_.fresh.data, size_, dtype};
+  destination.fresh = Fresh(like, type_of(dtype), order_.empty() ? like.shape : in_memory.data(), like.ndim);
+  destination.order = order_;
+  return {destination.fresh.data, size_, dtype};
 }
 
 // In C order where samples lie so; in another order (channels_last) where all arrays share it and no noise, whose

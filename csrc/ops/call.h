@@ -41,9 +41,13 @@ class Call {
   // One noise operand with coefficient 1, of the shape, dtype, framework and device of `like`.
   Call(const Noise& noise, py::handle like, py::handle out);
 
+  // More coefficients, of that many results.
+  const Coefficients& read_factors(py::handle f, int count);
   // Decides in which layout arrays are read, copies those that cannot be read in place, fills the batch, and opens the
   // place of the elementwise result if there is one: `out`, or a fresh array where that is wanted.
   void place(bool fresh_elementwise);
+  // Opens the place of a fresh result of the operands' shape and layout; once placed.
+  Output place_fresh(Destination& destination, DType dtype) const;
   // Opens the place of a float64 result of that shape in C order: `out`, or an array of the first one's framework.
   double* place_float64(Destination& destination, std::initializer_list<int64_t> shape, py::handle out = py::none());
   // The same of a fresh int64 result.
@@ -90,6 +94,7 @@ class Call {
   void check_overlap(const Array& out, bool may_be_operand) const;
   void choose_layout();
   void fill_batch();
+  Output fresh_like(const Array& like, Destination& destination, DType dtype) const;
 
   FixedList<Array, max_operands> arrays_;       // the operands that are arrays, in order
   FixedList<py::object, max_operands> noises_;  // those that are Noise
@@ -98,6 +103,7 @@ class Call {
   int m_ = 0;
   int64_t samples_ = 0, size_ = 0;
   CoefficientsArgument c_;
+  std::optional<CoefficientsArgument> factors_;
   std::vector<Array> ids_;  // sample numbers on a GPU
   Destination elementwise_;
   bool has_elementwise_ = false;

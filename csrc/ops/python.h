@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <vector>
 
 #include "../array/noise.h"
 #include "../math/superposition.h"
@@ -23,6 +24,8 @@ py::tuple resample_below(py::handle log_weights, double threshold, const std::st
 // was gained (B, k), or None where it makes none.
 py::tuple superpose(const std::string& what, const Superposed& step, py::handle gained, py::handle kappa, py::handle G,
                     py::handle tau);
+// y_k = f_bk Σ_j c_bj u_bj, fresh, of the dtypes given as numbers of enum DType; None where that is negative.
+py::list multiples(py::handle u, py::handle c, py::handle f, const std::vector<int>& dtypes);
 py::object noise_like(const Noise& noise, py::handle x, py::handle out);
 
 }  // namespace scorefusion

@@ -37,15 +37,22 @@ void add_row(std::size_t k, const double* V, double w, double* sum) {
   *sum += 1;
 }
 
+std::int64_t not_finite(const Rows& rows) {
+  const std::size_t m = rows.m;
+  for (std::size_t r = 0; r < rows.rows; ++r)
+    for (std::size_t i = 0; i < m; ++i)
+      if (!std::isfinite(rows.G[r * m * m + i * m + i])) return std::int64_t(r * m + i);
+  return -1;
+}
+
 }  // namespace
 
 std::int64_t add_rows(const Rows& rows, double* sums) {
+  if (const std::int64_t bad = not_finite(rows); bad >= 0) return bad;
   const std::size_t k = rows.k, m = rows.m, width = k * (k + 1) / 2 + 2;
   std::vector<double> V((k + 1) * (k + 1));
   for (std::size_t r = 0; r < rows.rows; ++r) {
     const double* const G = rows.G + r * m * m;
-    for (std::size_t i = 0; i < m; ++i)
-      if (!std::isfinite(G[i * m + i])) return std::int64_t(r * m + i);
     inner_products(k, m, G, rows.scale + r * k, rows.shift ? rows.shift + r * k : nullptr, V.data());
     add_row(k, V.data(), rows.weight[r], sums + std::size_t(rows.cell[r]) * width);
   }

@@ -18,8 +18,8 @@ struct Rows {
 };
 
 // Adds each row to the sums of its cell, one row after the other: w times the upper triangle of the Gram matrix of
-// (r_0, d_1, …, d_{k−1}), r_0 = v_0 + e, d_i = v_i − v_0; then w mean_i |v_i|²; then 1. Returns the first of the
-// operands' squared norms that is not finite, as row·m + operand, and adds no more from there on; −1 if there is none.
+// (r_0, d_1, …, d_{k−1}), r_0 = v_0 + e, d_i = v_i − v_0; then w mean_i |v_i|²; then 1. Returns −1; or, and nothing is
+// added then, the first of the operands' squared norms that is not finite, as row·m + operand.
 std::int64_t add_rows(const Rows& rows, double* sums /* (cells, k(k+1)/2 + 2) */);
 
 }  // namespace scorefusion::solve

@@ -34,6 +34,7 @@ from .ops import Residual, _check_operands
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # as the core counts them
 _ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 
 # Bound once: the four ways have to be told apart in a fraction of what a small call takes.
@@ -236,20 +237,14 @@ def _multiples(g: Tensor, c: Any, wants: Sequence[bool], dtypes: Sequence[Any]) 
     ]
 
 
-def _multiples_at_once(g: Tensor, c: Any, wants: Sequence[bool], dtypes: Sequence[Any]) -> list[Tensor | None]:
-    """The same where nothing follows: written in their dtypes, as they are read."""
-    if isinstance(c, Tensor):
-        c = c.tolist() if c.ndim == 1 and c.is_cpu else c
-    elif type(c[0]) is not float:
-        c = np.asarray(c, np.float64)
-    numbers = isinstance(c, (list, tuple))
-    found: list[Tensor | None] = []
-    for j, want in enumerate(wants):
-        if want:
-            out = None if dtypes[j] == g.dtype else torch.empty_like(g, dtype=dtypes[j])
-            found.append(_core.combine([g], (c[j],) if numbers else c[..., j : j + 1], out))
-        else:
-            found.append(None)
+def _multiples_at_once(
+    u: Sequence[Any], c: Any, f: Any, wants: Sequence[bool], dtypes: Sequence[Any]
+) -> list[Tensor | None]:
+    """f_j Σ_i c_i u_i in their dtypes, those that are wanted, where nothing follows: in one pass on the host."""
+    kinds = [_KINDS[dtype] if want else -1 for want, dtype in zip(wants, dtypes, strict=True)]
+    if isinstance(f, Tensor):
+        f = f.tolist() if f.ndim == 1 and f.is_cpu else f.detach()
+    found: list[Tensor | None] = _core.multiples(u, c, f, kinds)
     return found
 
 
@@ -335,7 +330,7 @@ class _Combine(Function):
             for_c = _like_coefficients_at_once(grad, c)
         elif wants_c:
             for_c = _like_coefficients(_inner(u, g), c)
-        return None, for_c, *_multiples_at_once(g, c, wants, ctx.dtypes)
+        return None, for_c, *_multiples_at_once([g], [1.0], c, wants, ctx.dtypes)
 
 
 class _CombineFollowed(Function):
@@ -424,29 +419,9 @@ class _Residual(Function):
             return None, for_c, *[None] * len(wants)
         c = _table(c, grad)
         if g is not None and h is None and not _recording() and _way_of([*u, g], c) == _PLAIN:
-            return None, for_c, *_of_squared_norm(u, c.detach(), g.detach(), wants)
+            r = c.detach() * (2 * g.detach())[:, None]
+            return None, for_c, *_multiples_at_once(u, r, c, wants, _dtypes(u))
         return None, for_c, *_of_residual(u, c, g, h, wants)
-
-
-def _of_squared_norm(u: Sequence[Any], c: Tensor, g: Tensor, wants: Sequence[bool]) -> list[Tensor | None]:
-    """2 g c_j r for those wanted. r is made anew, where the last of them is to lie: no memory is held for it."""
-    *others, last = [j for j, want in enumerate(wants) if want]
-    found: list[Tensor | None] = [None] * len(u)
-    scaled = c * (2 * g)[:, None]
-    if not others:
-        return [
-            *found[:last],
-            _core.combine(u, scaled * c[..., last : last + 1], torch.empty_like(u[last])),
-            *found[last + 1 :],
-        ]
-    precise = functools.reduce(torch.promote_types, [torch.float32, *(v.dtype for v in u if isinstance(v, Tensor))])
-    r = _core.combine(u, scaled, torch.empty_like(u[last], dtype=precise))
-    for j in others:
-        found[j] = _core.combine([r], c[..., j : j + 1], torch.empty_like(u[j]))
-    found[last] = _core.combine(
-        [r], c[..., last : last + 1], r if u[last].dtype == precise else torch.empty_like(u[last])
-    )
-    return found
 
 
 def _of_residual(u: Sequence[Any], c: Tensor, g: Any, h: Any, wants: Sequence[bool]) -> list[Tensor | None]:

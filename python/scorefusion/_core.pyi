@@ -5,7 +5,7 @@ import numpy.typing
 import typing
 from ._typing import Array
 import typing_extensions
-__all__: list[str] = ['Aside', 'HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['Aside', 'HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'multiples', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -63,13 +63,13 @@ class HostBuffer:
 class Aside:
     def __init__(self, at_once: bool) -> None:
         ...
-    def combine(self, u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
+    def add_rows(self, u: typing.Any, scale: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], shift: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], cell: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], sums: numpy.typing.NDArray[numpy.float64]) -> None:
         ...
-    def gram(self, u: typing.Any) -> typing.Any:
+    def combine(self, u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
         ...
     def noise_like(self, noise: Noise, x: typing.Any, out: typing.Any) -> typing.Any:
         ...
-    def wait(self) -> None:
+    def wait(self) -> int:
         ...
 class SimplexDescent:
     def __getstate__(self) -> tuple:
@@ -112,6 +112,8 @@ def isas() -> list[str]:
 def jax_targets() -> dict:
     ...
 def minimize_on_simplex(Q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], q: typing.Annotated[numpy.typing.ArrayLike, numpy.float64] | None, tolerance: typing.SupportsFloat | typing.SupportsIndex, rounding: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
+    ...
+def multiples(u: typing.Any, c: typing.Any, f: typing.Any, dtypes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list:
     ...
 def num_threads() -> int:
     ...

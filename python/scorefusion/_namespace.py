@@ -97,6 +97,11 @@ def on_host(array: Any) -> bool:
     return framework_of(array) != "cupy"
 
 
+def in_host_memory(array: Any) -> bool:
+    """Is it NumPy's, or torch's on the CPU, so that others may read and write it while Python goes on?"""
+    return isinstance(array, np.ndarray) or (_is_torch(array) and array.device.type == "cpu")
+
+
 def host(array: Any) -> Any:
     """The values in NumPy."""
     if _is_torch(array):

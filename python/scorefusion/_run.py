@@ -107,6 +107,7 @@ class Plan:
         alpha = np.maximum(level.alpha, _LEAST_ALPHA)
         self.t, self.alpha, self.rho = times.tolist(), alpha.tolist(), (np.asarray(level.sigma) / alpha).tolist()
         self.per_sample = False  # are there coefficients of each sample?
+        self._kind: tuple[Any, Any, Any] | None = None  # of what models are given
         self._rows: list[tuple[list[float], Any]] = []  # those of readings at the same t are the same
         self._models = [self._readings(model, schedule, times[:asked], alpha[:asked], B) for model in models]
         self.operands = sum(len(readings) for readings, _ in self._models)  # at most, beside x
@@ -130,7 +131,7 @@ class Plan:
     def estimates(self, x: Any, i: int, given: Any) -> list[Sum]:
         """x̂₀ of every model at (x, level i), x last; each function is called once, with x as it takes it, `given`."""
         scaled: dict[float, Any] = {}
-        kind = _kind(given)
+        kind = self._kind = self._kind or _kind(given)
         found = []
         for readings, b in self._models:
             out, c = [], []
@@ -209,12 +210,10 @@ class Coefficients:
 
 
 def _combine(u: list[Any], c: list[float], x: Any, out: Any) -> Any:
-    """`evaluate` for floats c, no operand in slices and few of them: less than half of its time beside the kernel."""
-    dtype = x.dtype
-    if u[0].dtype != dtype:
-        return evaluate(u, c, x, out)
+    """`evaluate` for floats c, few operands, none in slices, one of them of x's dtype: less than half of its time
+    beside the kernel."""
     y = _core.combine(u, c, out)
-    return y if y.dtype == dtype else as_narrow(y, x)
+    return y if y.dtype == x.dtype else as_narrow(y, x)
 
 
 class Run:
@@ -271,39 +270,59 @@ class Run:
             )
         return Sum([_plain(gradient)], [plan.rho[i] ** 2 * plan.alpha[i]]) + x0
 
-    def steps_of(self, solver: Any, first: int) -> Callable[[int, Sum, Any], None]:
-        """The function that takes the state from level i to the next, given i, x̂₀ and x̂₀ as it was the step before."""
-        if getattr(solver, "all_levels", False):
-            return functools.partial(self._advance, Coefficients(solver, self.plan, first, self.denoise))
-        return functools.partial(self._step, solver)
+    def steps_of(self, solver: Any, first: int) -> Callable[[int, Sum, Any], Any]:
+        """The function that takes the state from level i to the next, given i, x̂₀ and what it returned before:
 
-    def _advance(self, table: Coefficients, i: int, x0: Sum, before: Any) -> None:
+        x̂₀ in memory, if the solver remembers it; None at first, and otherwise.
+        """
+        if not getattr(solver, "all_levels", False):
+            return functools.partial(self._step, solver)
+        remembers = getattr(solver, "remembers", False)
+        return functools.partial(
+            self._advance_from_stored if remembers else self._advance,
+            Coefficients(solver, self.plan, first, self.denoise),
+        )
+
+    def _advance(self, table: Coefficients, i: int, x0: Sum, before: None) -> None:
         share = table.x0[i]
         u, c = x0.u.copy(), [share * a for a in x0.c]
         c[-1] = c[-1] + table.y[i]  # x, which x̂₀ has last
-        if table.before[i] != 0.0:
+        if table.z[i] != 0.0:
+            u.append(self.noise(i, 0))
+            c.append(table.z[i])
+        self.x = self._combine(u, c, self.x, self._room())
+
+    def _advance_from_stored(self, table: Coefficients, i: int, x0: Sum, before: Any) -> Any:
+        stored = self._stored(x0)
+        u, c = [stored, self.x], [table.x0[i], table.y[i]]
+        if before is not None and table.before[i] != 0.0:
             u.append(before)
             c.append(table.before[i])
         if table.z[i] != 0.0:
             u.append(self.noise(i, 0))
             c.append(table.z[i])
         self.x = self._combine(u, c, self.x, self._room())
+        return stored
 
-    def _step(self, solver: Any, i: int, x0: Sum, before: Any) -> None:
-        plan = self.plan
+    def _step(self, solver: Any, i: int, x0: Sum, before: Any) -> Any:
+        plan, remembers = self.plan, getattr(solver, "remembers", False)
+        stored = self._stored(x0) if remembers else None
+        if remembers:
+            x0 = Sum([stored, self.x], [1.0, 0.0])
         at = Step(self, i, plan.rho[i], Sum([self.x], [1 / plan.alpha[i]]), x0)
         at.rho_next = plan.rho[i + 1]
         at.last = at.rho_next == 0 or (self.denoise and i == self.steps - 1)
         if before is not None:
             at.previous = Step(self, i - 1, plan.rho[i - 1], Sum([], []), Sum([before], [1.0]))
         self.x = self.evaluate((first_solver(solver) if self.is_pure_noise(i) else solver).step(at), plan.alpha[i + 1])
+        return stored
 
-    def stored(self, x0: Sum) -> Sum:
-        """x̂₀ in memory, x after it with coefficient 0."""
+    def _stored(self, x0: Sum) -> Any:
+        """x̂₀ in memory."""
         u, c = x0.u, x0.c
-        if type(c[-1]) is float and c[-1] == 0.0:  # that of x: it is not read then
+        if type(c[-1]) is float and c[-1] == 0.0 and u[0].dtype.itemsize >= self.x.dtype.itemsize:  # x is not read then
             u, c = u[:-1], c[:-1]
-        return Sum([self._combine(u, c, self.x, self._room()), self.x], [1.0, 0.0])
+        return self._combine(u, c, self.x, self._room())
 
     @cached
     def _levels(self) -> dict[float, int]:
@@ -340,8 +359,7 @@ class _Pool:
     """Large arrays like x on the CPU, written to again once nobody else holds them: memory is dear when it is new."""
 
     def __init__(self, x: Any) -> None:
-        on_cpu = isinstance(x, np.ndarray) or (_is_torch(x) and x.device.type == "cpu")
-        self._like, self._reused = x, on_cpu and x.nbytes >= _REUSED
+        self._like, self._reused = x, _namespace.in_host_memory(x) and x.nbytes >= _REUSED
         self._arrays: list[Any] = []
 
     def has_like(self, x: Any) -> bool:
@@ -361,10 +379,22 @@ class _Pool:
 
 def _sole_owner(array: Any) -> bool:
     """Does no other tensor see this memory? NumPy's views hold the array itself."""
+    return isinstance(array, np.ndarray) or _is_held_once(array.untyped_storage())
+
+
+def _owns_memory(array: Any) -> bool:
+    """Is it alone in memory that its library allocated?"""
     if isinstance(array, np.ndarray):
-        return True
+        return array.base is None and array.flags.owndata
+    if not _is_torch(array):
+        return False
+    storage = array.untyped_storage()
+    return _is_held_once(storage) and storage.resizable()  # not that of an ndarray
+
+
+def _is_held_once(storage: Any) -> bool:
     count = getattr(sys.modules["torch"]._C, "_storage_Use_Count", None)  # not a public name: where it is gone, no
-    return count is not None and bool(count(array.untyped_storage()._cdata) <= 2)
+    return count is not None and bool(count(storage._cdata) <= 2)
 
 
 def _plain(array: Any) -> Any:

@@ -33,9 +33,9 @@ from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, le
 from ._core import Noise
 from ._host import on_host
 from ._progress import Progress
-from ._run import _Pool, _sole_owner
-from ._slices import is_sharded, share
-from .model import Model, _check_schedule, _is, _Level, _one_of, under_one_schedule
+from ._run import _owns_memory, _Pool
+from ._slices import MOST, is_sharded, share
+from .model import Model, _check_schedule, _is, _kind, _Level, _one_of, under_one_schedule
 from .schedule import EDM, Schedule
 from .statistics import NotFinite, Quadratic, Statistics, minimize, quadratic
 
@@ -705,8 +705,9 @@ def fit(
         TypeError: data that are not floats.
 
     The same bits come out for every ``batch_size`` if a model's rows do not depend on their neighbours. Memory: beside
-    the models' own, one batch of x and k scores, the statistics (see `Statistics`), and per block of 256 data
-    256·draws·(k + 1)² numbers. Networks are called as they are: use ``torch.no_grad`` inside of them.
+    the models' own, two batches of x and k scores, the statistics (see `Statistics`), and outside of NumPy and torch on
+    the CPU 256·draws·(k + 1)² numbers for each block of 256 data. Networks are called as they are: use
+    ``torch.no_grad`` inside of them.
 
     Example:
         >>> import scorefusion as sf
@@ -952,11 +953,13 @@ class _Run:
             work = [(source.first + low, source.first + high)]
         self.position, self.cost, self.work = State(Position(), Cost(), work)
         self.checkpoint: Checkpoint | None = None
+        self.few = len(models) + 2 <= MOST and not any(map(is_sharded, models))  # one pass takes a batch's operands
         self.kept: tuple[Any, Any] = None, None  # the ε of which pair
         self.pool: _Pool | None = None
+        self.following: _Noised | None = None  # the next batch
         self.at_once = _core.Aside(at_once=True)
         self.ahead = _core.Aside(at_once=False)  # beside the models: the next batch is noised
-        self.behind = _core.Aside(at_once=False)  # ... and the inner products of the last one are taken
+        self.behind = _core.Aside(at_once=False)  # ... and what the last one says is added to the sums
 
     def resume(self, path: Any, together: Callable[[Callable[[], Any]], list[Any]]) -> None:
         """Goes on from the checkpoint if there is one."""
@@ -998,8 +1001,12 @@ class _Run:
             if source.n is None:
                 self._read(resumed, progress)
                 return
-            for block in (*resumed.open, *(Block(low, high - low, self._empty()) for low, high in missing)):
-                self._block(block, source.block(block.first, block.b), progress)
+            blocks = (*resumed.open, *(Block(low, high - low, self._empty()) for low, high in missing))
+            work = (self._work(block, source.block(block.first, block.b)) for block in blocks)
+            now, after = next(work, None), next(work, None)
+            while now is not None:
+                self._block(now, progress, after=after)
+                now, after = after, next(work, None)
 
     def _read(self, resumed: Position, progress: Progress) -> None:
         """A loader, from its beginning: what was read before is compared by its hash."""
@@ -1015,7 +1022,7 @@ class _Run:
                 continue
             self.position = self.position._replace(reading=digest)
             begun = resumed.open[0] if count == touched else Block(first, int(x0.shape[0]), self._empty())
-            self._block(begun, x0, progress, blocks=count, digest=digest)
+            self._block(self._work(begun, x0), progress, blocks=count, digest=digest)
         if count < touched:
             raise self._foreign("data")
 
@@ -1023,81 +1030,94 @@ class _Run:
         assert self.checkpoint is not None
         return self.checkpoint.foreign(what)
 
-    def _block(self, block: Block, x0: Any, progress: Progress, **reached: Any) -> None:
+    def _block(self, work: _Work, progress: Progress, after: _Work | None = None, **reached: Any) -> None:
+        block = work.block
         waiting = tuple(other for other in self.position.open if other.first != block.first)
         self.position = self.position._replace(open=(block, *waiting))
-        self._rows(block, x0, progress)
+        self._rows(work, after, progress)
         parts = self._joined((*self.position.parts, block.statistics))
         self.position = self.position._replace(parts=parts, open=waiting, **reached)
 
-    def _rows(self, block: Block, x0: Any, progress: Progress) -> None:
+    def _work(self, block: Block, x0: Any) -> _Work:
+        """What is left of a block."""
         first, b, statistics = block
         rows = self.sampler.rows(first, b)
         here = _Placed(rows, x0, self.models)
+        cells = statistics._cells(rows.datum, rows.bin) if self.few and _namespace.in_host_memory(x0) else None
         begin, end = statistics.rows, b * self.settings.draws
-        batches = [slice(low, min(low + self.batch_size, end)) for low in range(begin, end, self.batch_size)]
+        batches = [
+            here.batch(slice(low, min(low + self.batch_size, end)), self.settings.seed, cells)
+            for low in range(begin, end, self.batch_size)
+        ]
         beside = here.on_host and _BESIDE[0] <= self.batch_size * x0[:1].nbytes <= _BESIDE[1]
+        return _Work(block, x0, rows, batches, begin, beside)
+
+    def _rows(self, work: _Work, after: _Work | None, progress: Progress) -> None:
+        (first, b, statistics), x0, rows, batches, begin, beside = work
         noised: _Noised | None = None
-        following: _Noised | None = None
         try:
-            for i, at in enumerate(batches):
-                noised, following = following or self._noised(x0, here, at, b, self.at_once), None
+            for i, batch in enumerate(batches):
+                noised, self.following = self.following or self._noised(x0, b, batch, self.at_once), None
                 self.ahead.wait()
                 if beside and i + 1 < len(batches):
-                    following = self._noised(x0, here, batches[i + 1], b, self.ahead)
-                self._batch(noised, rows, here, at, statistics, beside)
+                    self.following = self._noised(x0, b, batches[i + 1], self.ahead)
+                elif after is not None and after.beside and after.batches:
+                    self.following = self._noised(after.x0, after.block.b, after.batches[0], self.ahead)
+                self._add(noised, rows, batch, statistics, beside)
                 noised = None  # its memory is written to again
-                progress.advance(at.stop - at.start)
+                progress.advance(batch.at.stop - batch.at.start)
                 if self.checkpoint is not None and time.monotonic() - self.last >= _CHECKPOINT_SECONDS:
                     statistics._fold()
                     self._save()
             statistics._fold()
         except NotFinite as error:
-            batch, row = divmod(error.row - begin, self.batch_size)
+            number, row = divmod(error.row - begin, self.batch_size)
             raise ValueError(
                 f"models[{error.model}] returned NaN or infinity for datum {error.datum} at "
-                f"t = {rows.t[error.row]:.6g} (row {row} of batch {batch} of the block of data from datum {first} on)"
+                f"t = {rows.t[error.row]:.6g} (row {row} of batch {number} of the block of data from datum {first} on)"
             ) from None
 
-    def _batch(
-        self, noised: _Noised, rows: _Rows, here: _Placed, at: slice, statistics: Statistics, beside: bool
-    ) -> None:
-        x, target = noised.x, noised.target
+    def _add(self, noised: _Noised, rows: _Rows, batch: _Batch, statistics: Statistics, beside: bool) -> None:
+        """Calls the models."""
+        x, target, kind = noised.x, noised.target, _kind(noised.x)
         if self.settings.targets == "posterior":
-            target = _posterior_target(self.source.data, noised.x0, noised.epsilon, target, rows, at)
-        u = [ask(x, at) for ask in here.questions]
-        behind = self.behind if beside and _nobody_else_holds(u) else None
-        shift = None if here.shift is None else here.shift[at]
-        if shift is not None:
+            target = _posterior_target(self.source.data, noised.x0, noised.epsilon, target, rows, batch.at)
+        u = []
+        for model, times, scale in zip(self.models, batch.times, batch.states, strict=True):
+            state = x if scale is None else ops.combine([x], scale)
+            u.append(model._ask(state, model._theirs(state), times, kind))
+        aside = self.behind if beside and _nobody_else_holds(u) else self.at_once
+        if batch.shift is not None:
             u.append(x)
         u.append(target)
-        statistics._add(u, here.scale[at], shift, rows.datum[at], rows.bin[at], rows.weight[at], behind)
-        self.cost = self.cost.plus(Cost(len(self.models), at.stop - at.start))
+        if batch.cell is None:
+            statistics._add(u, batch.scale, batch.shift, batch.datum, batch.bin, batch.weight)
+        else:
+            statistics._add_beside(aside, u, batch.scale, batch.shift, batch.datum, batch.cell, batch.weight)
+        self.cost = self.cost.plus(Cost(len(self.models), len(batch.datum)))
 
-    def _noised(self, data: Any, here: _Placed, at: slice, b: int, aside: _core.Aside) -> _Noised:
-        """A batch as models get it, filled after ``aside.wait()``."""
-        x0 = _taken(data, at.start, at.stop, b)
-        epsilon = self._noise(x0, here, at, b, aside)
-        x = aside.combine([x0, epsilon], here.noising[at], self._room(x0))
+    def _noised(self, data: Any, b: int, batch: _Batch, aside: _core.Aside) -> _Noised:
+        """A batch of a block of b data as models get it, filled after ``aside.wait()``."""
+        x0 = _taken(data, batch.at.start, batch.at.stop, b)
+        epsilon = self._noise(x0, b, batch, aside)
+        x = aside.combine([x0, epsilon], batch.noising, self._room(x0))
         target = epsilon
-        if here.target is not None:
-            target = aside.combine([x0, epsilon], here.target[at], self._room(x0))
+        if batch.target is not None:
+            target = aside.combine([x0, epsilon], batch.target, self._room(x0))
         return _Noised(x0, epsilon, x, target)
 
-    def _noise(self, x0: Any, here: _Placed, at: slice, b: int, aside: _core.Aside) -> Any:
+    def _noise(self, x0: Any, b: int, batch: _Batch, aside: _core.Aside) -> Any:
         """ε of these rows: never stored on a GPU, where making it again costs nothing.
 
         On the host that takes several times as long as reading it, and it is wanted four times: in x and in the sums,
         for both draws of a pair. Where one batch is the opposite of the one before (that is, mostly) its ε is kept.
         """
-        noise = Noise(self.settings.seed, _EPSILON, here.ids[at])
-        one_draw = at.start % b + at.stop - at.start <= b
-        if not (here.on_host and one_draw and _namespace.dtype_name(x0) in ("float32", "float64")):
-            return noise  # which a narrower type would round
-        pair = (int(here.ids[at.start]), at.stop - at.start)
-        if self.kept[0] != pair:
-            self.kept = pair, None
-            self.kept = pair, aside.noise_like(noise, x0, self._room(x0))
+        one_draw = batch.at.start % b + batch.at.stop - batch.at.start <= b
+        if batch.pairs is None or not one_draw:
+            return batch.noise
+        if self.kept[0] != batch.pairs:
+            self.kept = batch.pairs, None
+            self.kept = batch.pairs, aside.noise_like(batch.noise, x0, self._room(x0))
         return self.kept[1]
 
     def _room(self, x0: Any) -> Any:
@@ -1136,6 +1156,38 @@ class _Run:
         self.last = time.monotonic()
 
 
+class _Batch(NamedTuple):
+    """What one call of every model needs of its block.
+
+    Taken out of it beforehand, all batches together: what Python does between models, it does with empty caches.
+    """
+
+    at: slice
+    times: list[Any]  # of each model
+    states: list[Any]  # what x is scaled by for each, or None
+    noise: Noise
+    pairs: tuple[int, int] | None  # of draws, which have the same noise: the first and how many; None: it is not stored
+    noising: Any  # (B, 2)
+    target: Any  # (B, 2), or None where the target is the noise
+    scale: Float64  # (B, k)
+    shift: Any  # (B, k), or None
+    datum: Any  # (B,)
+    bin: Any
+    cell: Any  # None: where the device is asked later
+    weight: Float64
+
+
+class _Work(NamedTuple):
+    """A block, and what is left to be done of it."""
+
+    block: Block
+    x0: Any  # (b, *event)
+    rows: _Rows
+    batches: list[_Batch]
+    begin: int  # rows that were done before
+    beside: bool  # is noising, and adding to the sums, worth another thread?
+
+
 class _Noised(NamedTuple):
     """A batch as the models get it."""
 
@@ -1158,12 +1210,6 @@ def _nobody_else_holds(arrays: list[Any]) -> bool:
     return max(_references(arrays)) <= _LISTED and all(map(_owns_memory, arrays))
 
 
-def _owns_memory(array: Any) -> bool:
-    if isinstance(array, np.ndarray):
-        return array.base is None and array.flags.owndata
-    return _is_torch(array) and _sole_owner(array) and array.untyped_storage().resizable()  # not that of an ndarray
-
-
 class _Placed:
     """A block's rows as the operations want them: made once, and sent once to where x lies.
 
@@ -1175,10 +1221,14 @@ class _Placed:
         def placed(values: Any, dtype: str = "float64") -> Any:
             return values if self.on_host else _namespace.like(values, x, dtype)
 
+        self.rows = rows
         self.on_host = _namespace.on_host(x)
+        self.keeps_noise = self.on_host and _namespace.dtype_name(x) in ("float32", "float64")  # which do not round it
         self.ids = placed(rows.ids, "int64")
         self.noising = placed(np.stack([rows.alpha, rows.sign * rows.sigma], axis=1))  # α, ±σ
-        self.questions, scale, shift = [], [], []
+        self.times: list[Any] = []  # of each model
+        self.states: list[Any] = []  # what x is scaled by for each, or None
+        scale, shift = [], []
         made: dict[int, tuple[Any, ...]] = {}  # by the id of a reading, which alike models have in common
         for model in models:
             wanted, factor = ("score", rows.level.sigma) if model.predicts == "score" else ("epsilon", -1.0)
@@ -1193,23 +1243,43 @@ class _Placed:
             a, b, t, state = made[id(reading)]
             scale.append(a)
             shift.append(b)
-            self.questions.append(functools.partial(_asked, model, model._times(t, model._theirs(x)), state))
+            self.times.append(model._times(t, model._theirs(x)))
+            self.states.append(state)
+        self.scaled = [state is not None for state in self.states]
         self.scale, common, self.target, self.shift = np.stack(scale, axis=1), shift[0], None, None
         if common.any():
             self.target = placed(np.stack([rows.sign * rows.alpha * common, 1 + rows.sigma * common], axis=1))
         if any(each is not common and not np.array_equal(each, common) for each in shift):
             self.shift = np.stack([rows.sign * (each - common) for each in shift], axis=1)
 
+    def batch(self, at: slice, seed: int, cells: Any) -> _Batch:
+        """These rows. `cells`: which sums those of the block belong to."""
 
-def _asked(model: Model, times: Any, scale: Any, x: Any, at: slice) -> Any:
-    """What the model's function returns for these rows of a block."""
-    x = x if scale is None else ops.combine([x], scale[at])
-    return model._ask(x, model._theirs(x), times[at])
+        def rows(values: Any) -> Any:
+            return None if values is None else values[at]
+
+        return _Batch(
+            at=at,
+            times=[times[at] for times in self.times],
+            states=[rows(state) for state in self.states] if any(self.scaled) else self.states,
+            noise=Noise(seed, _EPSILON, self.ids[at]),
+            pairs=(int(self.ids[at.start]), at.stop - at.start) if self.keeps_noise else None,
+            noising=self.noising[at],
+            target=rows(self.target),
+            scale=self.scale[at],
+            shift=rows(self.shift),
+            datum=self.rows.datum[at],
+            bin=self.rows.bin[at],
+            cell=rows(cells),
+            weight=self.rows.weight[at],
+        )
 
 
 def _taken(x0: Any, low: int, high: int, b: int) -> Any:
     """The data of rows low to high: row r is of datum r mod b. A view where they follow one another."""
     begin = low % b
+    if high - low == b == int(x0.shape[0]) and not begin:
+        return x0
     if begin + high - low <= b:
         return x0[begin : begin + high - low]
     if _is_torch(x0):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -267,6 +268,9 @@ class Model:
         dtype = "float64" if _namespace.dtype_name(theirs) == "float64" else "float32"
         if not _namespace.is_array(t):
             return _namespace.full(theirs.shape[0], t, theirs, dtype)
+        if isinstance(t, np.ndarray) and _namespace.in_host_memory(theirs):
+            values = t.astype(dtype)
+            return values if isinstance(theirs, np.ndarray) else sys.modules["torch"].from_numpy(values)
         t = t + 0
         if not isinstance(t, np.ndarray):
             t = _namespace.bring(t, _namespace.framework_of(theirs))

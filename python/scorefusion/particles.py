@@ -257,7 +257,6 @@ def steer(
         denoise=False,
     )
     chosen = solvers.named(solver)
-    remembers = getattr(chosen, "remembers", False)
     step = run.steps_of(chosen, 0)
     population = _Population(run, groups, resample_below, method, first_sample)
     every = every or max(1, round(run.steps / 6))
@@ -267,8 +266,6 @@ def steer(
         for i in range(run.steps):
             x0 = run.estimate(run.x, run.plan, i)
             weighed = (i + 1) % every == 0 and i + 1 < run.steps
-            if remembers:
-                x0 = run.stored(x0)
             if weighed:
                 r = strength * population.values(reward(x0.evaluate(run.x)), "reward")
                 best = r if i < every else _namespace.namespace(r).maximum(best, r)
@@ -276,8 +273,7 @@ def steer(
                 log_potential = {"difference": r - last, "max": best, "sum": total}[potential]
                 given, last = given + log_potential, r
                 population.weigh(log_potential.reshape(-1))
-            step(i, x0, before)
-            before = x0.u[0] if remembers else None
+            before = step(i, x0, before)
             if weighed:
                 kept = [run.x, before, *(v.reshape(-1) for v in (given, best, total, last))]
                 run.x, before, *flat = population.resample(i, *kept)

@@ -95,7 +95,6 @@ def sample(
         reuse=callback is None and guidance is None,
     )
     chosen = solvers.named(solver)
-    remembers = getattr(chosen, "remembers", False)
     step = run.steps_of(chosen, first_step)
     before = None
     with without_gradients(), Progress("sampling", run.steps, "steps", silent=not progress) as shown:
@@ -103,10 +102,7 @@ def sample(
             x0 = run.estimate(run.x, run.plan, i)
             if callback is not None:
                 callback(i, run.plan.t[i], run.x, x0.evaluate(run.x))
-            if remembers:
-                x0 = run.stored(x0)
-            step(i, x0, before)
-            before = x0.u[0] if remembers else None
+            before = step(i, x0, before)
             shown.advance(1)
     x: Sampled = run.result()
     return x

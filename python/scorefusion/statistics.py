@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _core, _namespace
 from ._arguments import whole
 from ._host import on_host
-from ._sum import MOST, gram
+from ._sum import gram
 from .model import _described
 from .simplex import SimplexSolution, minimize_on_simplex
 
@@ -136,6 +136,14 @@ class _State(NamedTuple):
     pending: list[_Batch]
 
 
+class _Beside(NamedTuple):
+    """What adds a batch to the sums now."""
+
+    aside: Any
+    m: int  # how many operands it has
+    datum: Int64  # (B,)
+
+
 class NotFinite(ValueError):
     """A score held NaN or infinity; `row` counts the rows given to the `Statistics` so far."""
 
@@ -176,7 +184,7 @@ class Statistics:
         none = np.zeros(0, np.int64)
         # One attribute, so that Ctrl-C finds the rows either waiting or counted, and never both.
         self._state = _State(Nodes(none, none, np.zeros((0, self.bins, self._width))), [])
-        self._aside: Any = None  # what fills those inner products that are not there yet
+        self._beside: _Beside | None = None
 
     def add(
         self,
@@ -213,26 +221,50 @@ class Statistics:
             shape = tuple(getattr(values, "shape", np.shape(values)))
             if shape not in ((), (B,)):
                 raise ValueError(f"{name} must be a number or ({B},), got shape {shape}")
+        self._settle()
         self._add([*scores, noise], sigma, None, datum, bin, weight)
 
-    def _add(
-        self, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, bin: Int64, weight: Any, aside: Any = None
-    ) -> None:
+    def _add(self, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, bin: Int64, weight: Any) -> None:
         """Counts w ‖Σ_i λ_i (scale_i u_i + shift_i x) + ε‖², unchecked; u = (u_0, …, x if there is a shift, ε).
 
-        `aside`: by which inner products are taken while the caller goes on; nobody may write to u then.
+        Inner products wait where the operands are.
         """
-        u = [v.detach() if getattr(v, "requires_grad", False) else v for v in u]
-        if aside is None or len(u) > MOST:
-            G = gram(u)
-        else:
-            aside.wait()
-            G = aside.gram(u)
-            self._aside = aside
+        G = gram(_plain(u))
         rows = self._waiting + len(datum)
         self._state.pending.append(_Batch(G, scale, shift, datum, bin, weight, rows))
         if rows * (self.k + 1) ** 2 > _PENDING:
             self._fold()
+
+    def _cells(self, datum: Int64, bin: Int64) -> Int64:
+        """Which of the sums each of these rows is to be added to, by `_add_beside`."""
+        nodes, cell = _placed(self._fold(), datum, bin, self.bins)
+        self._state = _State(nodes, [])
+        return cell
+
+    def _add_beside(
+        self, aside: Any, u: Sequence[Any], scale: Any, shift: Any, datum: Int64, cell: Int64, weight: Any
+    ) -> None:
+        """The same on the host, where `aside` adds to the sums, perhaps later: nobody may write to u until then."""
+        self._settle()
+        self._beside = _Beside(aside, len(u), datum)
+        sums = self._state.nodes.sums.reshape(-1, self._width)
+        aside.add_rows(_plain(u), scale, shift, weight, cell, sums)
+
+    def _settle(self) -> None:
+        """Waits until what is added beside is there."""
+        if self._beside is None:
+            return
+        bad, beside = self._beside.aside.wait(), self._beside
+        self._beside = None
+        if bad >= 0:
+            raise self._not_finite(bad, beside.m, beside.datum, self._state.nodes)
+
+    def _not_finite(self, bad: int, m: int, datum: Int64, nodes: Nodes) -> ValueError:
+        """What is wrong with rows of m operands that were to be added to these sums."""
+        row, operand = divmod(bad, m)
+        if operand >= self.k:
+            return ValueError(f"the noise holds NaN or infinity, for datum {datum[row]}")
+        return NotFinite(operand, int(datum[row]), _rows_in(nodes) + row)
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both; their data must be disjoint."""
@@ -262,7 +294,8 @@ class Statistics:
     @property
     def rows(self) -> int:
         """How many rows were added."""
-        return int(self._state.nodes.sums[..., -1].sum()) + self._waiting
+        self._settle()
+        return _rows_in(self._state.nodes) + self._waiting
 
     def total(self) -> Float64:
         """The sums over all data, ``(bins, P)``: the Gram matrix's upper triangle, Σ w σ² mean_i ‖s_i‖², rows."""
@@ -312,32 +345,43 @@ class Statistics:
 
     def _fold(self) -> Nodes:
         """All rows counted: what waits on the device is fetched."""
+        self._settle()
         nodes, pending = self._state
-        if not self._waiting:
+        if not pending:
             return nodes
-        if self._aside is not None:
-            self._aside.wait()
-            self._aside = None
-        first = int(nodes.sums[..., -1].sum())
         datum = np.concatenate([batch.datum for batch in pending])
-        bin = np.concatenate([batch.bin for batch in pending])
-        low = int(datum.min())
-        dense = np.bincount(datum - low) if int(datum.max()) - low < 4 * len(datum) else None  # 5 times as fast
-        nodes = _with_data(nodes, np.unique(datum) if dense is None else low + np.flatnonzero(dense))
-        cell = np.searchsorted(nodes.start, datum) * self.bins + bin
+        nodes, cell = _placed(nodes, datum, np.concatenate([batch.bin for batch in pending]), self.bins)
         sums, begin = nodes.sums.reshape(-1, self._width), 0
         for batch in pending:  # where they are: all together they would be far more than the cache
             G, count = on_host(batch.G, "G"), len(batch.datum)
             scale, weight = _rows(batch.scale, (count, self.k)), _rows(batch.weight, (count,))
             bad = _core.add_rows(G, scale, batch.shift, weight, cell[begin : batch.rows], sums)
             if bad >= 0:
-                row, operand = divmod(bad, G.shape[-1])
-                if operand >= self.k:
-                    raise ValueError(f"the noise holds NaN or infinity, for datum {batch.datum[row]}")
-                raise NotFinite(operand, int(batch.datum[row]), first + begin + row)
+                raise self._not_finite(bad, G.shape[-1], batch.datum, nodes)
             begin = batch.rows
         self._state = _State(nodes, [])
         return nodes
+
+
+def _plain(u: Sequence[Any]) -> list[Any]:
+    return [v.detach() if getattr(v, "requires_grad", False) else v for v in u]
+
+
+def _rows_in(nodes: Nodes) -> int:
+    return int(nodes.sums[..., -1].sum())
+
+
+def _placed(nodes: Nodes, datum: Int64, bin: Int64, bins: int) -> tuple[Nodes, Int64]:
+    """A copy of the nodes in which these rows' data have a place, and the number of each row's sums in it."""
+    if not len(datum):
+        return nodes, datum
+    low = int(datum.min())
+    dense = np.bincount(datum - low) if int(datum.max()) - low < 4 * len(datum) else None  # 5 times as fast
+    data = np.unique(datum) if dense is None else low + np.flatnonzero(dense)
+    nodes = _with_data(nodes, data)
+    if len(nodes.start) == len(data) == int(data[-1]) - low + 1:  # one datum after the other
+        return nodes, (datum - low) * bins + bin
+    return nodes, np.searchsorted(nodes.start, datum) * bins + bin
 
 
 def _rows(values: Any, shape: tuple[int, ...]) -> Float64:
