@@ -235,13 +235,13 @@ def outcome(functions, name, argument, value):
     return None
 
 
-def fuzz(functions, these=()):
-    """The test of a table; `these` are odd, too."""
+def fuzz(functions, these=(), short=4):
+    """The test of a table; `these` are odd, too; so many examples where it is short, the first of simple values."""
     values = st.one_of(st.sampled_from(these), odd) if these else odd
 
     @pytest.mark.parametrize("name", functions)
     @settings(
-        max_examples=-(-CALLS // TOGETHER) or 4,  # of which the first has the simplest values alone
+        max_examples=-(-CALLS // TOGETHER) or short,
         derandomize=not CALLS,
         phases=[Phase.generate],  # the call is told, so there is nothing to shrink
         deadline=None,

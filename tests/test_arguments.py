@@ -28,6 +28,7 @@ from arguments import (
     real,
     seed,
     shape,
+    shown,
     whole,
 )
 
@@ -90,7 +91,7 @@ class Own(sf.solver.Solver):
 def load(content):
     """A saved fit, or another, with something odd in it."""
     path = Path("damaged")
-    path.write_bytes(content if isinstance(content, bytes) else repr(content).encode("utf-8", "replace"))
+    path.write_bytes(content if isinstance(content, bytes) else shown(content).encode("utf-8", "replace"))
     try:
         sf.Fit.load(path)
     except ValueError as error:

@@ -57,7 +57,7 @@ for way, run in WAYS.items():
         FUNCTIONS[f"jax.{name}{suffix}"] = (call, dict.fromkeys(given, many))
         FUNCTIONS[f"jax.{name}, an operand{suffix}"] = (lambda call=call, **a: call(u=[X, a["u"]]), {"u": anything})
 
-test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS, THESE)
+test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS, THESE, short=2)
 
 
 def test_every_public_function_and_argument_has_a_row():

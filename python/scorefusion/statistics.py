@@ -206,8 +206,9 @@ class Statistics:
             bin: ``(B,)`` integers on the host, or one number.
             weight: w(t)/σ², a number or ``(B,)``.
         """
-        if not hasattr(scores, "__len__") or len(scores) != self.k:
-            raise ValueError(f"scores must be {self.k} arrays, got {_described(scores)}")
+        several = isinstance(scores, (list, tuple)) or (_namespace.is_array(scores) and len(scores.shape) > 1)
+        if not several or len(scores) != self.k:
+            raise ValueError(f"scores must be {self.k} arrays, got {len(scores) if several else _described(scores)}")
         for u in (*scores, *([] if isinstance(noise, _core.Noise) else [noise])):
             if not _namespace.is_array(u) or len(u.shape) < 1:
                 raise TypeError(f"scores and noise must be arrays (B, *event), got {_described(u)}")
