@@ -344,8 +344,10 @@ def fuse(
     """
     if isinstance(branches, (torch.nn.Module, library.DiffusionPipeline)):
         raise TypeError(f"branches must be several pipelines or networks, got one {type(branches).__name__}")
-    if not isinstance(branches, Iterable):
-        raise TypeError(f"branches must be a list of pipelines or networks, got {_described(branches)}")
+    try:
+        branches = iter(branches)
+    except TypeError:
+        raise TypeError(f"branches must be a list of pipelines or networks, got {_described(branches)}") from None
     offload = offload if isinstance(offload, bool) else path("offload", offload)
     networks: list[Any] = []
     resting: list[_Resting] = []
@@ -1072,11 +1074,14 @@ def fit(
         return _encoded_images(first, batch, i, seed, batch_size)
 
     data: Any
-    if isinstance(images, (list, tuple)) and len(images) and getattr(images[0], "ndim", 0) == 3:
-        images = _namespace.namespace(images[0]).stack(list(images))
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise ValueError("images must be two or more, got none")
+        if getattr(images[0], "ndim", 0) == 3:
+            images = _stacked(images)
     if _namespace.is_array(images) or (isinstance(images, (list, tuple)) and hasattr(images[0], "convert")):  # PIL
         data = encoded(images, first_datum)
-    elif isinstance(images, Iterable):
+    elif isinstance(images, Iterable) and not isinstance(images, str):
         data = _Batches(images, encoded, first_datum)
     else:
         raise TypeError(
@@ -1086,6 +1091,13 @@ def fit(
     for pipe in {id(pipe): pipe for pipe, _ in networks}.values():
         pipe.maybe_free_model_hooks()
     return found
+
+
+def _stacked(images: Sequence[Any]) -> Any:
+    try:
+        return _namespace.namespace(images[0]).stack(list(images))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"images must be of one shape: {error}") from None
 
 
 class _Batches:
