@@ -1,5 +1,7 @@
 """G_bij = <u_bi, u_bj> in float64, alone and in one read with combine."""
 
+import itertools
+
 import checks
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from exact import assert_same_bits
 from frameworks import DTYPES
 
 import scorefusion as sf
+from scorefusion._sum import gram as gram_of_any_number
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -144,3 +147,12 @@ def test_combine_gram_writes_into_out(home, dtype, out_dtype):
 def test_combine_gram_sums_what_was_there_before_out_was_written(home, dtype, j, shape):
     u = home.operands(3, shape, dtype)
     checks.combine_gram(home, u, [0.7, -1.3, 0.1], out=u[j])
+
+
+def test_of_more_operands_than_one_pass_takes(every_home):
+    u = every_home.operands(100, (3, 17))
+    G = every_home.numpy(gram_of_any_number(u))
+    assert G.shape == (3, 100, 100)
+    expected = np.asarray(every_home.numpy(sf.gram([u[3], u[70], u[99]])))
+    for (i, a), (j, b) in itertools.product(enumerate((3, 70, 99)), repeat=2):
+        np.testing.assert_array_equal(G[:, a, b], expected[:, i, j])

@@ -538,8 +538,33 @@ def some_multiples(rng):
                 assert MIXED.numpy(y).tobytes() == expected.tobytes()
 
 
+def two_sums(rng):
+    """A sum and one that it is part of, against the same by `combine`, bit for bit."""
+    shape, m, dtype = shape_of(rng), int(rng.integers(1, 20)), one(rng, DTYPES)
+    u = [array(rng, shape, dtype, rng.random() < 0.05)]
+    u += [noise(rng, shape[0]) if rng.random() < 0.2 else array(rng, shape, dtype) for _ in range(m - 1)]
+    first, share = int(rng.integers(1, m + 1)), float(rng.normal())
+    c = rng.uniform(-2, 2, m).tolist()
+    out = [array(rng, shape, dtype) if rng.random() < 0.4 else None for _ in range(2)]
+    if rng.random() < 0.2:
+        arguments = [u, c, first, share, *out]
+        arguments[rng.integers(len(arguments))] = one(rng, ODD)
+        return survives(_core.combine_twice, *arguments)
+    if any(v is not None and not writeable(v) for v in out):
+        return survives(_core.combine_twice, u, c, first, share, *out)
+    if out[1] is not None:  # which has to lie like the operands
+        return survives(_core.combine_twice, u, c, first, share, *out)
+    r, y = _core.combine_twice(u, c, first, share, *out)
+    with np.errstate(all="ignore"):
+        expected = sf.combine(u[:first], c[:first])
+        assert MIXED.numpy(r).tobytes() == MIXED.numpy(expected).tobytes()
+        expected = sf.combine([expected, *u[first:]], [share, *c[first:]], out=np.empty(shape, numpy_dtype(dtype)))
+        assert np.ascontiguousarray(MIXED.numpy(y)).tobytes() == expected.tobytes()
+
+
 ENTRIES = {
     "operations": (an_operation, 3000),
+    "two sums": (two_sums, 300),
     "multiples": (some_multiples, 500),
     "Noise": (a_noise, 200),
     "resample": (a_resampling, 150),

@@ -95,6 +95,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("combine_gram", &combine_gram, py::arg("u"), py::arg("c"), py::arg("out"));
   m.def("residual", &residual, py::arg("u"), py::arg("c"), py::arg("out"));
 
+  m.def("combine_twice", &combine_twice, py::arg("u"), py::arg("c"), py::arg("first"), py::arg("share"), py::arg("out"),
+        py::arg("r_out"));
   m.def("multiples", &multiples, py::arg("u"), py::arg("c"), py::arg("f"), py::arg("dtypes"));
 
   py::class_<AsideCalls>(m, "Aside", py::is_final())

@@ -241,6 +241,17 @@ Output Call::place_fresh(Destination& destination, DType dtype) const {
   return fresh_like(first(), destination, dtype);
 }
 
+Output Call::place_beside(Destination& destination, py::handle out) {
+  if (out.is_none()) return fresh_like(first(), destination, y_.dtype);
+  const Array& array = read_out(destination, out);
+  check_overlap(array, false);
+  if (elementwise_.out && may_overlap(array, *elementwise_.out)) throw ValueError("the results overlap");
+  const bool fits = order_.empty() ? samples_are_plain(array) : samples_are_dense(array, order_);
+  if (!fits || !same_shape(array, first()) || !array.is_float() || array.dtype() != y_.dtype)
+    throw ValueError("the second result must lie like the operands, and have the dtype of the first");
+  return {array.data, batch_stride(array, size_), y_.dtype};
+}
+
 Output Call::fresh_like(const Array& like, Destination& destination, DType dtype) const {
   std::vector<int64_t> in_memory;  // the shape with its axes in that order
   if (!order_.empty()) in_memory.push_back(samples_);

@@ -48,6 +48,8 @@ class Call {
   void place(bool fresh_elementwise);
   // Opens the place of a fresh result of the operands' shape and layout; once placed.
   Output place_fresh(Destination& destination, DType dtype) const;
+  // Opens the place of a second elementwise result, of the dtype of the first: `out`, or fresh.
+  Output place_beside(Destination& destination, py::handle out);
   // Opens the place of a float64 result of that shape in C order: `out`, or an array of the first one's framework.
   double* place_float64(Destination& destination, std::initializer_list<int64_t> shape, py::handle out = py::none());
   // The same of a fresh int64 result.

@@ -26,6 +26,8 @@ py::tuple superpose(const std::string& what, const Superposed& step, py::handle 
                     py::handle tau);
 // y_k = f_bk Σ_j c_bj u_bj, fresh, of the dtypes given as numbers of enum DType; None where that is negative.
 py::list multiples(py::handle u, py::handle c, py::handle f, const std::vector<int>& dtypes);
+// r = Σ_{j < first} c_j u_j and y = share·r + Σ_{j ≥ first} c_j u_j, of one dtype.
+py::tuple combine_twice(py::handle u, py::handle c, int first, double share, py::handle out, py::handle r_out);
 py::object noise_like(const Noise& noise, py::handle x, py::handle out);
 
 }  // namespace scorefusion

@@ -5,7 +5,7 @@ import numpy.typing
 import typing
 from ._typing import Array
 import typing_extensions
-__all__: list[str] = ['Aside', 'HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'multiples', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
+__all__: list[str] = ['Aside', 'HostBuffer', 'Noise', 'SimplexDescent', 'Superposed', 'add_rows', 'combine', 'combine_gram', 'combine_twice', 'cuda_architectures', 'cuda_available', 'cuda_versions', 'cuda_why_not', 'gram', 'isa', 'isas', 'jax_targets', 'longest_detour', 'longest_step', 'minimize_on_simplex', 'multiples', 'num_threads', 'resample', 'resample_below', 'residual', 'set_num_threads', 'superpose', 'uniform']
 class Noise:
     """
     Standard-normal noise that is never stored: kernels regenerate its elements where they need them.
@@ -94,6 +94,8 @@ def add_rows(G: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], scale: 
 def combine(u: typing.Any, c: typing.Any, out: typing.Any) -> typing.Any:
     ...
 def combine_gram(u: typing.Any, c: typing.Any, out: typing.Any) -> tuple:
+    ...
+def combine_twice(u: typing.Any, c: typing.Any, first: typing.SupportsInt | typing.SupportsIndex, share: typing.SupportsFloat | typing.SupportsIndex, out: typing.Any, r_out: typing.Any) -> tuple:
     ...
 def cuda_architectures() -> str:
     ...

@@ -240,7 +240,7 @@ class Run:
         self._asked = asked
         self._others: dict[float, Plan] = {}
         self._pool = _Pool(x) if reuse else None
-        usual = self.plan.operands + 3 <= MOST and not self.plan.per_sample and not any(map(is_sharded, models))
+        usual = self.plan.operands + 5 <= MOST and not self.plan.per_sample and not any(map(is_sharded, models))
         self._combine = _combine if usual else evaluate
 
     def noise(self, step: int, draw: int) -> Noise:
@@ -293,15 +293,22 @@ class Run:
         self.x = self._combine(u, c, self.x, self._room())
 
     def _advance_from_stored(self, table: Coefficients, i: int, x0: Sum, before: Any) -> Any:
-        stored = self._stored(x0)
-        u, c = [stored, self.x], [table.x0[i], table.y[i]]
+        x, share = self.x, table.x0[i]
+        u, c = [x], [table.y[i]]
         if before is not None and table.before[i] != 0.0:
             u.append(before)
             c.append(table.before[i])
         if table.z[i] != 0.0:
             u.append(self.noise(i, 0))
             c.append(table.z[i])
-        self.x = self._combine(u, c, self.x, self._room())
+        if self._combine is _combine:
+            u0, c0 = self._without_x(x0)
+            stored, y = _core.combine_twice(u0 + u, c0 + c, len(u0), share, self._room(), self._room())
+            if y.dtype == x.dtype:
+                self.x = y
+                return stored
+        stored = self._stored(x0)
+        self.x = self._combine([stored, *u], [share, *c], x, self._room())
         return stored
 
     def _step(self, solver: Any, i: int, x0: Sum, before: Any) -> Any:
@@ -319,10 +326,14 @@ class Run:
 
     def _stored(self, x0: Sum) -> Any:
         """x̂₀ in memory."""
+        return self._combine(*self._without_x(x0), self.x, self._room())
+
+    def _without_x(self, x0: Sum) -> tuple[list[Any], list[Any]]:
+        """Operands and coefficients of x̂₀; x, which is the last of them, only if it is to be read."""
         u, c = x0.u, x0.c
-        if type(c[-1]) is float and c[-1] == 0.0 and u[0].dtype.itemsize >= self.x.dtype.itemsize:  # x is not read then
-            u, c = u[:-1], c[:-1]
-        return self._combine(u, c, self.x, self._room())
+        if type(c[-1]) is float and c[-1] == 0.0 and u[0].dtype.itemsize >= self.x.dtype.itemsize:
+            return u[:-1], c[:-1]
+        return u, c
 
     @cached
     def _levels(self) -> dict[float, int]:

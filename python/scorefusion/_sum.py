@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,19 +115,16 @@ def gram(u: list[Any]) -> Any:
     """<u_i, u_j> ``(B, m, m)`` of any number of operands."""
     if len(u) <= MOST:
         return engine(u).gram(u)
-    half, m = MOST // 2, len(u)
-    G: Any = None
-    for i in range(0, m, half):
-        for j in range(i + half, m, half):
-            some = [*u[i : i + half], *u[j : j + half]]
-            block = engine(some).gram(some)
-            if G is None:
-                G = _namespace.empty((block.shape[0], m, m), block, "float64")
-            first = min(half, m - i)
-            here, there = slice(i, i + first), slice(j, j + half)
-            G[:, here, here], G[:, here, there] = block[:, :first, :first], block[:, :first, first:]
-            G[:, there, here], G[:, there, there] = block[:, first:, :first], block[:, first:, first:]
-    return G
+    half = MOST // 2
+    parts = [u[i : i + half] for i in range(0, len(u), half)]
+    blocks: list[list[Any]] = [[None] * len(parts) for _ in parts]
+    for i, j in itertools.combinations(range(len(parts)), 2):
+        some, m = [*parts[i], *parts[j]], len(parts[i])
+        G = engine(some).gram(some)
+        blocks[i][i], blocks[i][j] = G[:, :m, :m], G[:, :m, m:]
+        blocks[j][i], blocks[j][j] = G[:, m:, :m], G[:, m:, m:]
+    xp = _namespace.namespace(blocks[0][0])
+    return xp.concatenate([xp.concatenate(row, axis=2) for row in blocks], axis=1)
 
 
 def inner(V: Any, G: Any) -> Any:
