@@ -5,7 +5,6 @@ import pytest
 from arguments import (
     MARKS,
     SKIP,
-    UNKNOWN,
     a_schedule,
     anything,
     choice,
@@ -166,7 +165,7 @@ TORCH = {
             "solver": choice(*sf.solver.NAMES),
             "denoise": flag,
             "streams": whole(1, 4),
-            "capture": lambda v: UNKNOWN if flag(v) else False,
+            "capture": lambda v: SKIP if flag(v) else False,  # True wants a GPU
         },
     ),
     "torch.CompiledStep.sample": (lambda **a: step().sample(**a), {"x": anything}),
