@@ -157,7 +157,7 @@ DEMO = {
         lambda **a: demo.run(**{"progress": False, **a}),
         {
             "n": whole(2, 0),
-            "seed": whole(0, 0, 2**64),
+            "seed": whole(0, -1, 2**64),
             "sets": whole(1, 0),
             "progress": lambda v: SKIP if flag(v) else False,
         },

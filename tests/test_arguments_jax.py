@@ -16,7 +16,7 @@ C = [0.5, 0.25]
 THESE = [
     jnp.ones((4, 1)), jnp.ones((4, 1), "bfloat16"), jnp.ones((4, 1), "float16"), jnp.ones((3, 1)), jnp.ones(4),
     jnp.ones(()), jnp.ones((0, 1)), jnp.ones((4, 0)), jnp.ones(2), jnp.ones((4, 2)), jnp.ones((4, 1), "int32"),
-    jnp.ones((4, 1), "complex64"), jnp.ones((4, 1), bool), jnp.full((4, 1), jnp.nan), jnp.float32, jax.random.key(0),
+    jnp.ones((4, 1), "complex64"), jnp.ones((4, 1), bool), jnp.full((4, 1), jnp.nan), jnp.float32,
     jax.ShapeDtypeStruct((4, 1), "float32"), [jnp.ones((4, 1))] * 2, [jnp.ones((4, 1))] * 65, [sf.Noise(1)],
     [jnp.ones((4, 1)), sf.Noise(1)], [jnp.ones((4, 1)), np.ones((4, 1))],
     [jnp.ones((4, 1)), sf.Noise(1, 0, np.arange(3))],

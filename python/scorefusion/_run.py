@@ -441,7 +441,10 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 def checked_samples(first_sample: Any, B: int) -> Any:
     """The number of the first sample, or (B,) numbers as they are."""
     if isinstance(first_sample, (list, tuple)):
-        first_sample = np.asarray(first_sample)
+        try:
+            first_sample = np.asarray(first_sample)
+        except (RuntimeError, TypeError, ValueError) as error:  # rows of different lengths, say
+            raise ValueError(f"first_sample must be an integer or ({B},) integers: {error}") from None
     if not _namespace.is_array(first_sample):
         return whole("first_sample", first_sample, 0, 2**63)
     if tuple(first_sample.shape) not in ((), (B,)) or "int" not in _namespace.dtype_name(first_sample):

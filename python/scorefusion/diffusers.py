@@ -35,7 +35,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 
 from . import _namespace, fitting, superposition
-from ._arguments import SEEDS, path, real, whole
+from ._arguments import SEEDS, _shown, path, real, whole
 from ._autograd import combine
 from ._core import Noise
 from ._fused import Weighted
@@ -691,9 +691,9 @@ def _each_text(value: Any, k: int, name: str) -> list[str]:
 
 def _texts(value: Any, name: str) -> list[str]:
     """One text, or several."""
-    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [None]
+    texts: list[Any] = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [None]
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{name} must be text, or a list of texts, got {value!r:.40}")
+        raise TypeError(f"{name} must be text, or a list of texts, got {_shown(value)}")
     return texts
 
 

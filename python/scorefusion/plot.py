@@ -36,14 +36,15 @@ def weights(fit: Fit, ax: Any = None, *, level: float = 0.95) -> Any:
 def loss_edge(fit: Fit, ax: Any = None, *, edge: tuple[int, int] = (0, 1), points: int = 101) -> Any:
     """The loss between two models, from all weight on the first to all on the second."""
     _check(fit, Fit, "fit")
-    edge = _models("edge", edge, 2, fit)
-    ax, share = _axes(ax), np.linspace(0, 1, whole("points", points, 2, _MOST))
+    one, other = _models("edge", edge, 2, fit)
+    points = whole("points", points, 2, _MOST)
+    ax, share = _axes(ax), np.linspace(0, 1, points)
     between = np.zeros((points, fit.k))
-    between[:, edge[0]] = 1 - share
-    between[:, edge[1]] += share
+    between[:, one] = 1 - share
+    between[:, other] += share
     ax.plot(share, [fit.loss_at(w) for w in between])
     ax.axhline(fit.loss, color="gray", linestyle=":", label="minimum over all models")
-    ax.set(xlabel=f"weight of model {edge[1]} (the rest: model {edge[0]})", ylabel="loss", xlim=(0, 1))
+    ax.set(xlabel=f"weight of model {other} (the rest: model {one})", ylabel="loss", xlim=(0, 1))
     ax.legend()
     return ax
 

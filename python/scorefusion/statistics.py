@@ -206,7 +206,8 @@ class Statistics:
             bin: ``(B,)`` integers on the host, or one number.
             weight: w(t)/σ², a number or ``(B,)``.
         """
-        several = isinstance(scores, (list, tuple)) or (_namespace.is_array(scores) and len(scores.shape) > 1)
+        stacked: Any = scores
+        several = isinstance(scores, (list, tuple)) or (_namespace.is_array(scores) and len(stacked.shape) > 1)
         if not several or len(scores) != self.k:
             raise ValueError(f"scores must be {self.k} arrays, got {len(scores) if several else _described(scores)}")
         for u in (*scores, *([] if isinstance(noise, _core.Noise) else [noise])):
