@@ -119,6 +119,9 @@ def _applied(operation: str, u: Sequence[Any], c: Any) -> tuple[Any, ...]:
     shape = arrays[0].shape
     if not shape or any(array.shape != shape for array in arrays):
         raise ValueError(f"operands must have one shape (B, *event), got {[array.shape for array in arrays]}")
+    for j, noise in enumerate(noises):
+        if noise is not None and np.ndim(noise.sample) and len(noise.sample) != shape[0]:
+            raise ValueError(f"u[{j}] has {len(noise.sample)} sample numbers, the arrays have {shape[0]} samples")
     constants = None
     if operation != "gram":
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(c))
