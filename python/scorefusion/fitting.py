@@ -232,7 +232,8 @@ class Fit:
         self._refuse_dependent("cross-validation")
         N = len(self._group_sizes)
         if not 2 <= whole("folds", folds) <= N:
-            raise ValueError(f"folds must be from 2 to {N}, as many as there are data, got {_shown(folds)}")
+            many = f"{N}, the number of data (or groups of them)"
+            raise ValueError(f"folds must be from 2 to {many}, got {_shown(folds)}")
         sums = self.statistics.per_group()[0].sum(axis=1)
         losses = np.empty(N)
         for fold in range(folds):
