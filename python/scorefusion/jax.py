@@ -108,7 +108,7 @@ def _applied(operation: str, u: Sequence[Any], c: Any) -> tuple[Any, ...]:
         if not isinstance(operand, Noise):
             try:
                 array = jnp.asarray(operand)
-            except (OverflowError, TypeError, ValueError) as error:
+            except (OverflowError, SyntaxError, TypeError, ValueError) as error:  # of strings NumPy asks Python
                 raise TypeError(f"u[{j}] must be an array of JAX: {error}") from None
             if str(array.dtype) not in _DTYPES:
                 raise TypeError(f"u[{j}] must be one of {', '.join(_DTYPES)}, got {array.dtype}")
