@@ -191,7 +191,7 @@ def truth(name, given):
         return
     try:
         getattr(sf.reference, name)(**given)
-    except (TypeError, ValueError, IndexError, OverflowError, MemoryError, np.ma.MaskError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError, MemoryError, np.ma.MaskError) as error:
         raise ValueError(f"one of {[*given]}: {error}") from None
 
 
