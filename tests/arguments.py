@@ -185,6 +185,8 @@ ALSO = {  # what else names an argument
     "branches": ("networks",),
     "like": ("shape must be",),
     "pipelines": ("knows no prompts",),
+    "prompt": ("knows no prompts",),
+    "prompts": ("knows no prompts",),
     "images": ("data",),
     "pipe": ("pipeline",),
     "x0": ("u[0]",),
@@ -237,7 +239,7 @@ def outcome(functions, name, argument, value):
     return None
 
 
-def fuzz(functions, these=(), short=4):
+def fuzz(functions, these=(), short=3):
     """The test of a table; `these` are odd, too; so many examples where it is short, the first of simple values."""
     values = st.one_of(st.sampled_from(these), odd) if these else odd
 

@@ -237,7 +237,7 @@ def _one_thread_in_a_folder(tmp_path, monkeypatch):
     torch.set_num_threads(before)
 
 
-test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS, THESE)
+test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS, THESE, short=2)
 
 OTHERS = {
     "torch.CompiledStep(run)": "made by compile_step",
