@@ -259,6 +259,10 @@ def test_errors_name_the_argument(way):
         (lambda u: sf.jax.gram([u[0], u[1].astype(int)]), TypeError, r"u\[1\] must be one of .* got int32"),
         (lambda u: sf.jax.gram([u[0].sum()]), ValueError, "operands must have one shape"),
         (lambda u: sf.jax.gram([u[0]] * 65), ValueError, "1 to 64 operands"),
+        (lambda u: sf.jax.gram([u[0], sf.Noise(1, 0, np.arange(2))]), ValueError, r"u\[1\] has 2 sample numbers"),
+        (lambda u: sf.jax.combine([u[0], 10**400], [1.0, 1.0]), TypeError, r"u\[1\] must be an array of JAX"),
+        (lambda u: sf.jax.combine(u, "ab"), TypeError, "c must hold real numbers"),
+        (lambda u: sf.jax.gram(5), TypeError, "u must be a list of operands, got int"),
     ]:
         with pytest.raises(kind, match=said):
             jax.jit(wrong)(u)

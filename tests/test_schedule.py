@@ -161,6 +161,15 @@ def test_arrays_stay_what_and_where_they_are(schedule, name, dtype, device):
         np.testing.assert_allclose(home.numpy(result), expected, rtol=accuracy, atol=1e-300)
 
 
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_at_nan_is_nan(schedule, name, device):
+    home = framework(name, device)
+    t = home.array(np.array([np.nan, 0.5 * schedule.t_max]), "float32")  # NaN is no index into a table
+    for method in ("sigma", "logsnr"):
+        assert np.isnan(home.numpy(getattr(schedule, method)(t))).tolist() == [True, False]
+        assert np.isnan(getattr(schedule, method)(np.nan))
+
+
 def test_half_precision_is_rounded_once(device):
     home = framework("torch", device)
     t = home.array([0.25, 0.5], "bfloat16")
@@ -300,7 +309,7 @@ def test_from_diffusers_of_others(diffusers):
     assert Discrete.from_diffusers(flow) == FlowMatching(t_max=1000)
     zero_end = Discrete.from_diffusers(diffusers.DDIMScheduler(rescale_betas_zero_snr=True))
     assert zero_end.alpha(999.0) == 0
-    with pytest.raises(TypeError, match="has no alphas_cumprod"):
+    with pytest.raises(TypeError, match="scheduler must have alphas_cumprod"):
         Discrete.from_diffusers(object())
 
 

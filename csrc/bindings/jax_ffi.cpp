@@ -72,7 +72,11 @@ Given read(const ffi::RemainingArgs& args, const Known& known, bool has_coeffici
       u.seed = uint64_t(noise[1]);
       u.stream = uint64_t(noise[2]);
       u.first = uint64_t(noise[3]);
-      if (noise[4] >= 0) u.ids = known.ids.begin() + noise[4];
+      if (noise[4] >= 0) {
+        const int64_t left = int64_t(known.ids.size()) - noise[4];
+        if (left < batch.samples) throw std::string("a noise has fewer sample numbers than the arrays have samples");
+        u.ids = known.ids.begin() + noise[4];
+      }
     } else {
       const ffi::AnyBuffer array = at(next++);
       u.data = array.untyped_data();

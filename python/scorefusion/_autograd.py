@@ -30,7 +30,7 @@ from torch.autograd import Function, forward_ad
 from . import _core
 from ._core import Noise
 from ._sum import MOST
-from .ops import Residual
+from .ops import Residual, _check_operands
 
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -65,6 +65,7 @@ def combine(u: Sequence[Tensor | Noise], c: Any) -> Tensor:
         >>> weights.grad
         tensor([ 6., 12.])
     """
+    _check_operands(u)
     if type(c) is not Tensor:
         c = _coefficients(c)
     way = _way_of(u, c)
@@ -89,6 +90,7 @@ def gram(u: Sequence[Tensor | Noise]) -> Tensor:
     Returns:
         G ``(B, m, m)``, float64.
     """
+    _check_operands(u)
     way = _way_of(u, None)
     G: Tensor
     if way == _PLAIN:
@@ -114,6 +116,7 @@ def residual(u: Sequence[Tensor | Noise], c: Any) -> Residual[Tensor]:
     Returns:
         ``.loss (B,)`` and ``.grad (B, m)``, float64.
     """
+    _check_operands(u)
     if type(c) is not Tensor:
         c = _coefficients(c)
     way = _way_of(u, c)
@@ -159,8 +162,11 @@ def _coefficients(c: Any) -> Any:
     if isinstance(c, (list, tuple)):
         for c_j in c:
             if isinstance(c_j, Tensor):
-                numbers = [torch.as_tensor(v, dtype=torch.float64, device=c_j.device) for v in c]
-                return torch.stack(torch.broadcast_tensors(*numbers), dim=-1)  # type: ignore[no-untyped-call]
+                try:
+                    numbers = [torch.as_tensor(v, dtype=torch.float64, device=c_j.device) for v in c]
+                    return torch.stack(torch.broadcast_tensors(*numbers), dim=-1)  # type: ignore[no-untyped-call]
+                except (RuntimeError, TypeError, ValueError) as error:
+                    raise ValueError(f"c must be m numbers, tensors () or (B,) among them: {error}") from None
     return c
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _files
+from ._arguments import path as name_of
 from ._slices import share
 from .statistics import Nodes, Statistics
 
@@ -86,7 +87,7 @@ class Checkpoint:
         world: int,
         together: Callable[[Callable[[], Any]], list[Any]],
     ) -> None:
-        self._path, self._data, self._empty = os.fspath(path), data, empty
+        self._path, self._data, self._empty = name_of("checkpoint", path), data, empty
         self._identity = json.loads(json.dumps(identity))
         self._rank, self._world, self._together = rank, world, together
         self._token = ""  # that of the files of one sharing out of the work

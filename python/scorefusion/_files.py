@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _arguments
+
 _VERSION = 1
 _FORMAT = "scorefusion"
 
@@ -33,9 +35,9 @@ def write(path: str | os.PathLike[str], kind: str, meta: Mapping[str, Any], arra
 
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Whole or not at all, whenever the process dies: apart, flushed to the disk, then renamed."""
-    path = Path(path)
+    path = Path(_arguments.path("path", path))
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is there already, and no file: it is left as it is")
+        raise ValueError(f"path must be that of a file, but {path} is there already, and none: it is left as it is")
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
@@ -57,7 +59,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `write` wrote: (meta, arrays)."""
-    with open(path, "rb") as file:
+    with open(_arguments.path("path", path), "rb") as file:
         data = file.read()
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:

@@ -99,9 +99,16 @@ class Fused(Weighted):
 
     def __init__(self, modules: Sequence[nn.Module], weights: Any) -> None:
         super().__init__()
-        modules = list(modules)
+        modules = [] if isinstance(modules, (nn.Module, Tensor, str)) else modules
+        try:
+            modules = list(modules)
+        except TypeError:
+            raise TypeError(f"modules must be a list of one module or more, got {_described(modules)}") from None
         if not modules:
             raise ValueError("modules must be a list of one module or more")
+        for i, module in enumerate(modules):
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"modules[{i}] must be a torch.nn.Module, got {_described(module)}")
         self.branches = nn.ModuleList(modules)
         self._begin(len(modules), weights)
 
@@ -116,6 +123,8 @@ class Fused(Weighted):
 
     def forward(self, x: Tensor, t: Any, **kwargs: Any) -> Tensor:
         """The fused output ``(B, *event)``, every branch called as this is."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch tensor (B, *event), got {_described(x)}")
         called, c = self._coefficients() if self._function is None else self._of_time(t, x.shape[0])
         outs = self._ask(called, x, t, kwargs)
         return combine(outs, c) if outs else torch.zeros_like(x)

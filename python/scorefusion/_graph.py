@@ -16,8 +16,9 @@ from torch import Tensor
 
 from . import _core, _namespace
 from . import solver as solvers
+from ._arguments import flag, whole
 from ._run import Coefficients, Run, prepare
-from .model import Model
+from .model import Model, _described
 from .schedule import Schedule
 
 __all__ = ["CompiledStep", "compile_step"]
@@ -71,9 +72,10 @@ class CompiledStep:
     def __call__(self, x: Tensor, i: int) -> Tensor:
         """x at the level after step i, from 0 on, of x before it: the same tensor at every call, which the next one
         writes to. Steps of a solver that remembers the one before must follow one another."""
-        if not 0 <= i < self.steps:
-            raise ValueError(f"i must be a step, from 0 to {self.steps - 1}, got {i}")
+        i = whole("i", i, 0, self.steps)
         if x is not self._x:
+            if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type != self._x.device.type:
+                raise TypeError(f"x must be a tensor of floats on {self._x.device}, got {_described(x)}")
             if tuple(x.shape) != tuple(self._x.shape):
                 raise ValueError(f"x must be {tuple(self._x.shape)}, as it was compiled for, got {tuple(x.shape)}")
             self._x.copy_(x)
@@ -197,12 +199,12 @@ def compile_step(
     """
     if not isinstance(like, Tensor):
         raise TypeError(f"like must be a torch tensor, got a {type(like).__module__}.{type(like).__qualname__}")
+    denoise, capture = flag("denoise", denoise), flag("capture", capture)
     if capture and like.device.type != "cuda":
         raise RuntimeError(
             f"a CUDA graph needs a GPU, and like is on {like.device}: capture=False runs the same steps without one"
         )
-    if streams < 1:
-        raise ValueError(f"streams must be at least 1, got {streams}")
+    streams = whole("streams", streams, 1)
     chosen = solvers.named(solver)
     if not getattr(chosen, "all_levels", False):
         raise ValueError(f"solver must ask once at each step, in a fixed form (all_levels), got {chosen!r}")

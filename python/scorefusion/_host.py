@@ -22,7 +22,7 @@ def on_host(array: Any, name: str) -> Values:
         return array
     try:
         values = host(array) if is_array(array) else np.asarray(array)
-    except (OverflowError, ValueError) as error:  # rows of different lengths
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:  # rows of different lengths, no dense memory
         raise ValueError(f"{name} must be an array of real numbers: {error}") from None
     if values.dtype.kind not in "fiu" and values.dtype.name not in _SPACING:
         raise TypeError(f"{name} must hold real numbers, got dtype {values.dtype}")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _namespace, ops
-from ._arguments import SEEDS, real, whole
+from ._arguments import SEEDS, _shown, real, whole
 from ._arrays import _is_torch, contiguous
 from ._cached import cached
 from ._core import Noise
@@ -54,7 +54,7 @@ def time_grid(
             raise ValueError(f"times must be a decreasing sequence of two numbers or more, none negative, got {times}")
         return grid
     if times not in GRIDS:
-        raise ValueError(f"times must be {', '.join(map(repr, GRIDS))} or the times themselves, got {times!r}")
+        raise ValueError(f"times must be {', '.join(map(repr, GRIDS))} or the times themselves, got {_shown(times)}")
     steps = whole("steps", steps, 1)
     first: list[float] = []
     if schedule.alpha(t_max) == 0:
@@ -432,7 +432,7 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(map(operator.index, shape))
     except TypeError:
-        raise TypeError(f"shape must be (B, *event), whole numbers, got {shape!r}") from None
+        raise TypeError(f"shape must be (B, *event), whole numbers, got {_shown(shape)}") from None
     if not 1 <= len(sizes) <= 32 or min(sizes) < 0 or math.prod(sizes) >= 2**62:
         raise ValueError(f"shape must be (B, *event), got {sizes if len(sizes) < 9 else f'{len(sizes)} numbers'}")
     return sizes
@@ -441,7 +441,10 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
 def checked_samples(first_sample: Any, B: int) -> Any:
     """The number of the first sample, or (B,) numbers as they are."""
     if isinstance(first_sample, (list, tuple)):
-        first_sample = np.asarray(first_sample)
+        try:
+            first_sample = np.asarray(first_sample)
+        except (RuntimeError, TypeError, ValueError) as error:  # rows of different lengths, say
+            raise ValueError(f"first_sample must be an integer or ({B},) integers: {error}") from None
     if not _namespace.is_array(first_sample):
         return whole("first_sample", first_sample, 0, 2**63)
     if tuple(first_sample.shape) not in ((), (B,)) or "int" not in _namespace.dtype_name(first_sample):
@@ -494,7 +497,7 @@ def prepare(
     noise_alone = noise_alone and all(model.starts_at_pure_noise for model in models)
     grid = time_grid(times, steps, schedule, t_max, t_min, noise_alone)
     if not 0 <= first_step < len(grid):
-        raise ValueError(f"first_step must be from 0 to {len(grid) - 1}, got {first_step}")
+        raise ValueError(f"first_step must be from 0 to {len(grid) - 1}, got {_shown(first_step)}")
     if start is not None and not math.isclose(grid[first_step], t, rel_tol=1e-6, abs_tol=1e-12):
         raise ValueError(f"start is at t = {t:g}, but step {first_step} begins at t = {grid[first_step]:g}")
     if start is None and first_step:

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from . import _core
+from ._arguments import SEEDS, _shown, whole
 from ._autograd import _LIBRARY, _Unmade, combine, residual
 from ._core import Noise
 from .fitting import _EPSILON, _range, _Sampler
-from .model import Fusion, Model, _described, _is, _Level, _Reading, _weights, as_models
+from .model import Fusion, Model, _check_schedule, _described, _is, _Level, _one_of, _Reading, _weights, as_models
 from .schedule import EDM, Schedule
 
 Float64 = NDArray[np.float64]
@@ -132,6 +133,7 @@ class _Draws:
                 self.number, seed, first, x0.shape[0], self.draws, self.columns, x0.detach()
             )
             return values, _Unmade(seed, _EPSILON, first if self.draws == 1 else ids)
+        seed, first = whole("seed", seed, 0, SEEDS), whole("first_datum", first, 0, 2**62)
         table, ids = self.table(seed, first, x0.shape[0])
         if self.draws == 1:
             ids = first
@@ -204,11 +206,13 @@ class FusionLoss(nn.Module):
         weighting: Any = "sigma2",
     ) -> None:
         super().__init__()
+        draws = whole("draws", draws)
         if draws != 1 and (draws < 2 or draws % 2):
-            raise ValueError(f"draws must be 1 or even, for they come in pairs (t, ε), (t, −ε), got {draws}")
-        times = times or ("logsnr" if isinstance(schedule, EDM) else "uniform")
-        if times not in ("uniform", "logsnr"):
-            raise ValueError(f"times must be one of 'uniform', 'logsnr', got {times!r}")
+            raise ValueError(f"draws must be 1 or even, for they come in pairs (t, ε), (t, −ε), got {_shown(draws)}")
+        if times is None:
+            times = "logsnr" if isinstance(schedule, EDM) else "uniform"
+        _one_of("times", times, ("uniform", "logsnr"))
+        _check_schedule(schedule, needed=True)
         self.models = as_models(models, schedule)
         self.networks = nn.ModuleList(
             dict.fromkeys(fn for model in self.models for fn in _functions(model) if isinstance(fn, nn.Module))
@@ -233,6 +237,11 @@ class FusionLoss(nn.Module):
     def _ask(self, called: Sequence[int]) -> None:
         self._called = list(called)
         self._draws = _Draws([self.models[j] for j in called], self._sampler, self.draws)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weights" and isinstance(value, nn.Parameter):  # nn.Module would register it
+            value = value.detach()
+        super().__setattr__(name, value)
 
     @property
     def weights(self) -> Tensor:

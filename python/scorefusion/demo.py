@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _files, _network, plot
+from ._arguments import flag, whole
+from ._host import on_host
 from ._progress import Progress
 from .analytic import GaussianMixture
 from .fitting import Fit, fit
@@ -116,14 +118,18 @@ def auxiliaries() -> list[Model]:
 
 def baseline(n: int, seed: int) -> Model | None:
     """The network trained on ``data(n, seed)``, standardised; None where there is none."""
-    if n not in SIZES or not 0 <= seed < SETS:
+    n, seed = whole("n", n), whole("seed", seed)
+    if n not in SIZES or seed >= SETS:
         return None
     return _model("baselines", (seed, SIZES.index(n)))
 
 
 def wasserstein1(x: NDArray[Any], y: NDArray[Any]) -> float:
     """The W₁ distance of two samples of one size: the mean distance of what is at the same place in order."""
-    return float(np.abs(np.sort(x, axis=None) - np.sort(y, axis=None)).mean())
+    one, other = (np.sort(on_host(values, name), axis=None) for name, values in (("x", x), ("y", y)))
+    if len(one) != len(other) or not len(one):
+        raise ValueError(f"x and y must be as many numbers, one or more, got {len(one)} and {len(other)}")
+    return float(np.abs(one - other).mean())
 
 
 class Outcome(NamedTuple):
@@ -192,6 +198,8 @@ def run(n: int = 256, seed: int = 0, sets: int = 1, *, progress: bool = True) ->
         sets: how many data sets distances are taken for: those of the seeds from `seed` on.
         progress: show it.
     """
+    n, seed, sets = whole("n", n, 2, _TEST), whole("seed", seed, 0, _TEST), whole("sets", sets, 1)
+    progress = flag("progress", progress)
     begin, sizes, seeds = time.perf_counter(), tuple(sorted({*SIZES, n})), range(seed, seed + sets)
     count = sum(2 + (baseline(size, s) is not None) for s in seeds for size in sizes)
     with Progress("sampling", count, "models", silent=not progress) as shown:
@@ -236,6 +244,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def text(result: Result) -> str:
     """The result as it is printed."""
+    _check(result)
     learned = result.chosen.fit
     lines = [
         f"Two networks, each trained on another population, and {result.n} data of the target (seed {result.seed}).",
@@ -257,6 +266,7 @@ def text(result: Result) -> str:
 
 def table(result: Result) -> str:
     """Weights and distances, by the number of data."""
+    _check(result)
     sets, width = len(result.weights), max(map(len, NAMES.values()))
 
     def line(name: str, cells: Sequence[float | int | None]) -> str:
@@ -272,6 +282,11 @@ def table(result: Result) -> str:
             line("two samples of the target", [result.noise_floor] * len(result.sizes)),
         ]
     )
+
+
+def _check(result: Any) -> None:
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be what run returns, got a {type(result).__name__}")
 
 
 def verdict(result: Result) -> str:
@@ -291,6 +306,7 @@ def verdict(result: Result) -> str:
 
 def figure(result: Result) -> Any:
     """A matplotlib Figure: densities, λ, the table."""
+    _check(result)
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(11, 4.6), layout="constrained")

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace, ops
-from ._arguments import SEEDS, real, whole
+from ._arguments import SEEDS, _shown, real, whole
 from ._arrays import contiguous, knows_float64
 from ._cached import cached
 from ._core import Noise
@@ -265,7 +265,7 @@ def _settings(method: str, *values: Any, **named: Any) -> dict[str, Any]:
     elif probes is not None:
         settings["probes"] = whole("probes", probes)
         if settings["probes"] < 1:
-            raise ValueError(f"probes must be at least 1, or 'exact', got {probes}")
+            raise ValueError(f"probes must be at least 1, or 'exact', got {_shown(probes)}")
     if "probe_law" in settings:
         _one_of("probe_law", settings["probe_law"], ("rademacher", "gaussian"))
     if isinstance(settings.get("reference"), str):
@@ -664,7 +664,7 @@ def _reference(problem: _Problem, given: tuple[Any, Any] | str | None) -> _Refer
         C = sum(np.asarray(one.C) for one in found) / len(found)
         return _Reference(problem, m, C + (_LEAST + low**2) * np.eye(problem.D))
     if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise TypeError(f"reference must be (mean, variance) or 'covariance', got {given!r}")
+        raise TypeError(f"reference must be (mean, variance) or 'covariance', got {_shown(given)}")
     D, C = problem.D, on_host(given[1], "the variance of reference")
     if C.shape not in ((), (D,), (D, D)):
         raise ValueError(f"reference must be (mean, C), C a number, ({D},) or ({D}, {D}), got shape {C.shape}")

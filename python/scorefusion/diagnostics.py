@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _namespace
-from ._arguments import SEEDS, whole
+from ._arguments import SEEDS, _shown, whole
 from ._core import Noise
 from ._host import at_home
 from ._run import GRIDS, _plain, checked_samples, checked_shape, without_gradients
 from ._sum import Sum, gram_of
 from .density import log_density
-from .model import Model, _described, _one_of, under_one_schedule
+from .model import Model, _as_time, _described, _one_of, under_one_schedule
 from .schedule import Schedule
 from .superposition import superpose
 
@@ -81,7 +81,7 @@ def process_gap(
     steps, draws = whole("steps", steps, 2), whole("draws", draws, 2)
     for name, number in (("steps", steps), ("draws", draws)):
         if number % 2:
-            raise ValueError(f"{name} must be an even number, got {number}")
+            raise ValueError(f"{name} must be an even number, got {_shown(number)}")
     shape = checked_shape(shape)
     if shape[0] < 2:
         raise ValueError(f"shape must have two samples or more, for a standard error, got {shape}")
@@ -122,6 +122,7 @@ def rotation(
     (model,) = _models([model], schedule)
     asked, x = _checked(x), _plain(_wide(x))
     first_sample = checked_samples(first_sample, x.shape[0])
+    t = _as_time(t, x)
     step = _STEP[_namespace.dtype_name(x)] * model.schedule.sigma(t)
 
     def moved(v: Any) -> Sum:
@@ -152,6 +153,7 @@ def membership(model: Any, x: Any, t: float, *, reference: Any = None, schedule:
     """
     models = _models([model] if reference is None else [model, reference], schedule)
     asked, x = _checked(x), _plain(_wide(x))
+    t = _as_time(t, x)
     x = Sum([x], [models[0].schedule.alpha(t)]).evaluate(x)
     D = math.prod(x.shape[1:])
     with without_gradients():

@@ -21,7 +21,7 @@ import itertools
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models.modeling_utils import ModelMixin
 
 from . import _namespace, fitting, superposition
+from ._arguments import SEEDS, _shown, path, real, whole
 from ._autograd import combine
 from ._core import Noise
 from ._fused import Weighted
 from .fitting import Fit
-from .model import Fusion, Model, _weights
+from .model import Fusion, Model, _described, _one_of, _weights
 from .schedule import Discrete, Schedule
 
 __all__ = ["FusedModel", "ImageSuperposition", "encode_prompts", "fit", "fuse", "superpose"]
@@ -104,9 +105,11 @@ class FusedModel(Weighted, ModelMixin, ConfigMixin):  # type: ignore[misc]
         guidance: Sequence[float] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        if not isinstance(networks, Sequence) or isinstance(networks, str) or not networks:
+            raise TypeError(f"networks must be a list of one network or more, got {_described(networks)}")
         modules = [network if isinstance(network, torch.nn.Module) else _built(network) for network in networks]
         self.models = torch.nn.ModuleList(modules)
-        self._branches = list(range(len(modules))) if branches is None else [int(i) for i in branches]
+        self._branches = _numbers(range(len(modules)) if branches is None else branches, len(modules))
         self._resting: list[_Resting] | None = None
         self._device: torch.device | None = None  # where networks that rest elsewhere are called
         self._context: str | None = None
@@ -127,7 +130,7 @@ class FusedModel(Weighted, ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     @guidance.setter
     def guidance(self, guidance: Any) -> None:
-        self._guidance = None if guidance is None else _weights(guidance, self.k)
+        self._guidance = None if guidance is None else _weights(guidance, self.k, "guidance")
 
     # The call
 
@@ -197,7 +200,7 @@ class FusedModel(Weighted, ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def branch(self, i: int, *args: Any, **kwargs: Any) -> Any:
         """What branch i alone returns for a call."""
-        return self._call(i, args, kwargs)
+        return self._call(whole("i", i, 0, self.k), args, kwargs)
 
     @contextlib.contextmanager
     def cache_context(self, name: str) -> Iterator[None]:
@@ -222,6 +225,7 @@ class FusedModel(Weighted, ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def offload(self, where: bool | str | os.PathLike[str] = True) -> FusedModel:
         """Each network is on the model's device while it is called, and elsewhere otherwise: as for `fuse`."""
+        where = where if isinstance(where, bool) else path("where", where)
         if self._resting is not None:
             device, self._device = self._device, None
             for resting in self._resting:
@@ -340,6 +344,11 @@ def fuse(
     """
     if isinstance(branches, (torch.nn.Module, library.DiffusionPipeline)):
         raise TypeError(f"branches must be several pipelines or networks, got one {type(branches).__name__}")
+    try:
+        branches = iter(branches)
+    except TypeError:
+        raise TypeError(f"branches must be a list of pipelines or networks, got {_described(branches)}") from None
+    offload = offload if isinstance(offload, bool) else path("offload", offload)
     networks: list[Any] = []
     resting: list[_Resting] = []
     order: list[int] = []
@@ -450,8 +459,19 @@ def _class_named(name: str) -> Any:
     return FusedModel if name == "FusedModel" else getattr(library, name, None)
 
 
+def _numbers(branches: Any, count: int) -> list[int]:
+    """Which network each branch is."""
+    if not isinstance(branches, Sequence):
+        raise TypeError(f"branches must be a list of the numbers of networks, got {_described(branches)}")
+    if not branches:
+        raise ValueError("branches must be one or more, got none")
+    return [whole(f"branches[{i}]", branch, 0, count) for i, branch in enumerate(branches)]
+
+
 def _built(config: Any) -> torch.nn.Module:
     """The network of a configuration, of a class of diffusers."""
+    if not isinstance(config, Mapping) or not isinstance(config.get("_class_name"), str):
+        raise TypeError(f"networks must be modules, or configurations of such, got {_described(config)}")
     kind = _class_named(config["_class_name"])
     if not (inspect.isclass(kind) and issubclass(kind, ModelMixin)):
         raise ValueError(f"networks must be models of diffusers, got the configuration of a {config['_class_name']}")
@@ -629,12 +649,15 @@ def encode_prompts(
         place for anything else that a branch should be called with: ``{"branches": [{"timestep_cond": ...}, {}]}``.
     """
     pipes = list(pipelines) if isinstance(pipelines, (list, tuple)) else [pipelines]
+    if not pipes:
+        raise ValueError("pipelines must be one or more, got none")
     network = _network_of(pipes[0], "pipelines[0]")
     k = network.k if isinstance(network, FusedModel) else len(pipes)
-    texts = [[text] if isinstance(text, str) else list(text) for text in _each(prompts, k, "prompts")]
+    texts = [_texts(text, f"prompts[{i}]") for i, text in enumerate(_each(prompts, k, "prompts"))]
     if any(len(text) != len(texts[0]) for text in texts):
         raise ValueError(f"prompts must be as many for each branch, got {[len(text) for text in texts]}")
-    unwanted = _each(negative_prompt, k, "negative_prompt")
+    unwanted = _each_text(negative_prompt, k, "negative_prompt")
+    num_images_per_prompt = whole("num_images_per_prompt", num_images_per_prompt, 1)
     if len(pipes) not in (1, k):
         raise ValueError(f"pipelines must be one, or {k}, one for each branch, got {len(pipes)}")
     pipes = pipes * k if len(pipes) == 1 else pipes
@@ -654,10 +677,24 @@ def encode_prompts(
 
 def _each(value: Any, k: int, name: str) -> list[Any]:
     """k of them, of one for all or k."""
-    values = [value] * k if isinstance(value, str) else list(value)
+    values = [value] * k if isinstance(value, str) else list(value) if isinstance(value, Sequence) else None
+    if values is None:
+        raise TypeError(f"{name} must be text, one for all or {k}, got {_described(value)}")
     if len(values) != k:
         raise ValueError(f"{name} must be one for all, or {k}, one for each branch, got {len(values)}")
     return values
+
+
+def _each_text(value: Any, k: int, name: str) -> list[str]:
+    return _texts(_each(value, k, name), name)
+
+
+def _texts(value: Any, name: str) -> list[str]:
+    """One text, or several."""
+    texts: list[Any] = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} must be text, or a list of texts, got {_shown(value)}")
+    return texts
 
 
 def _repeated(kwargs: dict[str, Any], times: int) -> dict[str, Any]:
@@ -751,7 +788,7 @@ def _networks_of(pipelines: Any) -> list[tuple[Any, Callable[..., Any]]]:
     found: list[tuple[Any, Callable[..., Any]]] = []
     for i, pipe in enumerate(pipes):
         if not isinstance(pipe, library.DiffusionPipeline):
-            raise TypeError(f"pipelines must be pipelines of diffusers, got a {type(pipe).__name__}")
+            raise TypeError(f"pipelines must be pipelines of diffusers (one pipe or more), got {_described(pipe)}")
         network = _network_of(pipe, f"pipelines[{i}]")
         if isinstance(network, FusedModel):
             found += [(pipe, functools.partial(network.branch, j)) for j in range(network.k)]
@@ -821,8 +858,13 @@ def superpose(
     networks = _networks_of(pipe)
     pipe = networks[0][0]
     schedule = settings.pop("schedule", None) or _schedule_of(pipe)
+    if guidance_scale is not None and not callable(guidance_scale):
+        guidance_scale = real("guidance_scale", guidance_scale)
     guided = guidance_scale is not None and guidance_scale != 1.0
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    texts = _texts(prompts, "prompts")
+    negative_prompt = _texts([negative_prompt], "negative_prompt")[0]
+    num_images = whole("num_images", num_images, 1)
+    _one_of("output_type", output_type, ("pil", "np", "pt", "latent"))
     if len(networks) > 1:
         texts = _each(prompts, len(networks), "prompts")
     elif not texts:
@@ -890,7 +932,7 @@ def _event(pipe: Any, height: int | None, width: int | None) -> tuple[int, int, 
     default = (size, size) if isinstance(size, int) else tuple(size)
     scale = _per_latent(pipe)
     for name, pixels in (("height", height), ("width", width)):
-        if pixels is not None and (pixels < scale or pixels % scale):
+        if pixels is not None and whole(name, pixels, 1) % scale:
             raise ValueError(f"{name} must be a multiple of {scale}, got {pixels}")
     return (
         int(config.in_channels),
@@ -932,7 +974,10 @@ def _encoded_images(pipe: Any, images: Any, first: int, seed: int, batch_size: i
             )
         if str(images.dtype).endswith("uint8"):
             images = images / 255
-    pixels = _processor(pipe).preprocess(images)
+    try:
+        pixels = _processor(pipe).preprocess(images)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"images must be PIL images or arrays of them: {error}") from None
     vae = getattr(pipe, "vae", None)
     if vae is None:
         return pixels.to(pipe._execution_device, torch.float32)
@@ -1013,7 +1058,9 @@ def fit(
     """
     networks = _networks_of(pipelines)
     first = networks[0][0]
-    texts = _each(prompt, len(networks), "prompt")
+    texts = _each_text(prompt, len(networks), "prompt")
+    batch_size, first_datum = whole("batch_size", batch_size, 1), whole("first_datum", first_datum)
+    seed = whole("seed", seed, 0, SEEDS)
     _check_same_latents([pipe for pipe, _ in networks])
     size = _event(first, None, None)
     pixels = size[1] * _per_latent(first), size[2] * _per_latent(first)
@@ -1027,16 +1074,30 @@ def fit(
         return _encoded_images(first, batch, i, seed, batch_size)
 
     data: Any
-    if isinstance(images, (list, tuple)) and len(images) and getattr(images[0], "ndim", 0) == 3:
-        images = _namespace.namespace(images[0]).stack(list(images))
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise ValueError("images must be two or more, got none")
+        if getattr(images[0], "ndim", 0) == 3:
+            images = _stacked(images)
     if _namespace.is_array(images) or (isinstance(images, (list, tuple)) and hasattr(images[0], "convert")):  # PIL
         data = encoded(images, first_datum)
-    else:
+    elif isinstance(images, Iterable) and not isinstance(images, str):
         data = _Batches(images, encoded, first_datum)
+    else:
+        raise TypeError(
+            f"images must be an array, a list of images, or an iterable of batches, got {_described(images)}"
+        )
     found = fitting.fit(models, data, batch_size=batch_size, first_datum=first_datum, seed=seed, **settings)
     for pipe in {id(pipe): pipe for pipe, _ in networks}.values():
         pipe.maybe_free_model_hooks()
     return found
+
+
+def _stacked(images: Sequence[Any]) -> Any:
+    try:
+        return _namespace.namespace(images[0]).stack(list(images))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"images must be of one shape: {error}") from None
 
 
 class _Batches:

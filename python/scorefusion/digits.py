@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import _files
+from . import _files, _namespace
+from ._arguments import SEEDS, flag, whole
 from .fitting import Fit, fit
-from .model import Fusion, Model
+from .model import Fusion, Model, _described, _one_of
 from .particles import sample_product
 from .sampling import sample
 from .schedule import Schedule
@@ -207,9 +208,15 @@ def model(network: nn.Module) -> Model:
     return Model(v, "v", SCHEDULE)
 
 
-@functools.cache
 def auxiliary(name: str) -> Model:
     """A network of ``examples/digits/weights``."""
+    known = sorted(path.stem for path in (FOLDER / "weights").glob("*.safetensors") if path.stem != "classifier")
+    _one_of("name", name, known)
+    return _auxiliary(name)
+
+
+@functools.cache
+def _auxiliary(name: str) -> Model:
     network = UNet()
     read_network(FOLDER / "weights" / f"{name}.safetensors", network)
     return model(network)
@@ -245,6 +252,7 @@ def images(learned: bool) -> Images:
 
 def target(n: int, seed: int, stratified: bool = True) -> NDArray[np.float32]:
     """n data ``(n, 1, 28, 28)`` with 60 % sevens: exactly, or each by chance. Those that no network has seen."""
+    n, seed, stratified = whole("n", n, 0, MOST + 1), whole("seed", seed, 0, SEEDS), flag("stratified", stratified)
     random = np.random.default_rng([seed, n, stratified])
     count = round(TARGET * n) if stratified else int(random.binomial(n, TARGET))
     rest = images(learned=False)
@@ -282,6 +290,8 @@ def share(x: Any) -> Share:
 
     With h the share called sevens, and a and b that of sevens and of nines which are: p = (h − b)/(a − b).
     """
+    if not _namespace.is_array(x) or tuple(x.shape[1:]) != EVENT or not x.shape[0]:
+        raise TypeError(f"x must be images (B, {', '.join(map(str, EVENT))}), one or more, got {_described(x)}")
     h, (a, b) = float(sevens(x).mean()), _classifier()[1]
     return Share((h - b) / (a - b), math.sqrt(h * (1 - h) / len(x)) / (a - b))
 
@@ -329,6 +339,7 @@ def run(n: int = 256, seed: int = 0, *, progress: bool = True) -> Result:
         seed: of the data and of all noise.
         progress: show it.
     """
+    n, seed, progress = _asked(n, seed, progress)
     begin, models, data = time.perf_counter(), auxiliaries(), torch.from_numpy(target(n, seed))
     settings: dict[str, Any] = {"draws": DRAWS, "seed": seed, "progress": progress}
     window, whole = (fit(models, data, logsnr_range=each, **settings) for each in (WINDOW, None))
@@ -338,6 +349,10 @@ def run(n: int = 256, seed: int = 0, *, progress: bool = True) -> Result:
     particles = sample_product(models, window, shape, **sampling)
     samples = {DATA: data, FUSED: fused, EXACT: particles.sample(SAMPLES, seed)}
     return Result(n, seed, window, whole, samples, time.perf_counter() - begin)
+
+
+def _asked(n: Any, seed: Any, progress: Any) -> tuple[int, int, bool]:
+    return whole("n", n, 2, MOST + 1), whole("seed", seed, 0, SEEDS), flag("progress", progress)
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -365,8 +380,14 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
+def _check(result: Any) -> None:
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be what run returns, got {_described(result)}")
+
+
 def text(result: Result) -> str:
     """The result as it is printed."""
+    _check(result)
     percent = ", ".join(f"{100 * share:.0f}" for share in SHARES)
     low, high = WINDOW
     lines = [
@@ -391,6 +412,7 @@ def text(result: Result) -> str:
 
 def figure(result: Result) -> Any:
     """A matplotlib Figure: 64 images of the data and of each model, and how many are sevens."""
+    _check(result)
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(3.4 * len(result.samples), 3.9), layout="constrained")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -26,10 +25,12 @@ import torch
 import torch.distributed as dist
 
 from . import _namespace, ops, sampling
+from ._arguments import whole
 from ._core import Noise
+from ._run import checked_shape
 from ._slices import Slices, is_sharded, share
 from ._typing import Sampled
-from .model import Fusion, Model
+from .model import Fusion, Model, as_models
 from .schedule import Schedule
 
 __all__ = ["Sharded", "gathered", "sample"]
@@ -63,17 +64,15 @@ def sample(
     """
     if is_sharded(model):
         raise ValueError("model is sharded: all processes step the same samples, which sf.sample draws")
-    shape = tuple(map(operator.index, shape))
-    if len(shape) < 1 or min(shape) < 0:
-        raise ValueError(f"shape must be (B, *event), got {shape}")
-    begin, end = share(shape[0], dist.get_rank(group), dist.get_world_size(group))
+    shape = checked_shape(shape)
+    begin, end = share(shape[0], *place(group))
     first = settings.pop("first_sample", 0)
     if _namespace.is_array(first):
         if tuple(first.shape) != shape[:1]:
             raise ValueError(f"first_sample must be a number or ({shape[0]},), got shape {tuple(first.shape)}")
         first = first[begin:end]
     else:
-        first = operator.index(first) + begin
+        first = whole("first_sample", first) + begin
     ours: Any = start
     if isinstance(ours, (tuple, list)) and len(ours) == 2 and _namespace.is_array(ours[0]):
         if tuple(ours[0].shape) != shape:
@@ -84,14 +83,24 @@ def sample(
     return x
 
 
+def place(group: Any) -> tuple[int, int]:
+    """This process's rank in a group (None: all), and how many there are."""
+    if not (group is None or isinstance(group, dist.ProcessGroup)):
+        raise TypeError(f"group must be a torch.distributed process group, got a {type(group).__name__}")
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
 def gathered(make: Callable[[], T], group: Any, doing: str) -> list[T]:
     """What `make` returns in every process, in the order of ranks; where it raises in one, all raise."""
+    if not callable(make):
+        raise TypeError(f"make must be a function, got a {type(make).__name__}")
+    _, world = place(group)
     value, failure = None, None
     try:
         value = make()
     except Exception as error:
         failure = error
-    found: list[Any] = [None] * dist.get_world_size(group)
+    found: list[Any] = [None] * world
     with _answering(group, doing):
         text = None if failure is None else f"{type(failure).__name__}: {failure}"
         dist.all_gather_object(found, (value, text), group=group)
@@ -203,11 +212,15 @@ class Sharded(Sequence[Model]):
 
     def __init__(self, models: Sequence[Any], group: Any = None) -> None:
         self.group = group
-        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
+        self.rank, self.world = place(group)
         own: list[Model] = []
 
         def described() -> list[_Description]:
-            own.extend(model if isinstance(model, Model) else Model(model) for model in models)
+            try:
+                given = list(models)
+            except TypeError:
+                raise TypeError(f"models must be a list, perhaps of none, got a {type(models).__name__}") from None
+            own.extend(as_models(given) if given else [])
             if any(map(is_sharded, own)):
                 raise ValueError("models must be this process's own, got one that is sharded already")
             return [_described(model) for model in own]

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _files, _namespace, ops
-from ._arguments import SEEDS, real, whole
+from ._arguments import SEEDS, _shown, flag, real, whole
 from ._arrays import _is_torch
 from ._cached import cached
 from ._checkpoint import Block, Checkpoint, Cost, Position, State, arrays_of, left, statistics_of
@@ -232,7 +232,8 @@ class Fit:
         self._refuse_dependent("cross-validation")
         N = len(self._group_sizes)
         if not 2 <= whole("folds", folds) <= N:
-            raise ValueError(f"folds must be from 2 to {N}, the number of data (or groups of them), got {folds}")
+            many = f"{N}, the number of data (or groups of them)"
+            raise ValueError(f"folds must be from 2 to {many}, got {_shown(folds)}")
         sums = self.statistics.per_group()[0].sum(axis=1)
         losses = np.empty(N)
         for fold in range(folds):
@@ -250,7 +251,7 @@ class Fit:
         """The fit of all models but this one."""
         i = whole("i", i, -self.k)
         if i >= self.k:
-            raise IndexError(f"there are {self.k} models, got {i}")
+            raise IndexError(f"there are {self.k} models, got {_shown(i)}")
         return self.subset([int(j) for j in self._members if j != i % self.k])
 
     def subset(self, indices: Iterable[int]) -> Fit:
@@ -258,7 +259,7 @@ class Fit:
         try:
             members = sorted({operator.index(i) for i in indices})
         except TypeError:
-            raise TypeError(f"indices must be a list of whole numbers, got {indices!r}") from None
+            raise TypeError(f"indices must be a list of whole numbers, got {_shown(indices)}") from None
         if not members or members[0] < 0 or members[-1] >= self.k:
             raise ValueError(f"indices must be some of 0 to {self.k - 1}, and at least one, got {members}")
         return Fit(self.statistics, self._settings, self._cost, self._schedule, members, self._prior)
@@ -720,6 +721,7 @@ def fit(
         array([0.74, 0.26])
     """
     begin = time.perf_counter()
+    progress = flag("progress", progress)
     models = under_one_schedule(models, schedule)
     schedule = models[0].schedule
     if schedule is None:
@@ -735,7 +737,7 @@ def fit(
     _one_of("targets", targets, ("noise", "posterior"))
     draws, seed = whole("draws", draws), whole("seed", seed, 0, SEEDS)
     if draws < 2 or draws % 2:
-        raise ValueError(f"draws must be even, for they come in pairs (t, ε), (t, −ε), got {draws}")
+        raise ValueError(f"draws must be even, for they come in pairs (t, ε), (t, −ε), got {_shown(draws)}")
     bins, batch_size = whole("bins", bins, 1), whole("batch_size", batch_size, 1)
     first_datum = whole("first_datum", first_datum, 0, 2**62 // draws)  # pairs are counted in 63 bits
     low, high = _range(models, schedule, t_range, logsnr_range)
@@ -764,7 +766,7 @@ def fit(
 def _ends(name: str, ends: Any) -> tuple[float, float]:
     found = on_host(ends, name)
     if found.shape != (2,) or np.isnan(found).any():
-        raise ValueError(f"{name} must be (from, to), two numbers, got {ends!r}")
+        raise ValueError(f"{name} must be (from, to), two numbers, got {_shown(ends)}")
     return float(found[0]), float(found[1])
 
 
@@ -818,7 +820,7 @@ class _Sampler:
         self.schedule, self.low, self.high = schedule, low, high
         self.times, self.draws, self.weighting, self.seed = times, draws, weighting, seed
         if not (callable(weighting) or (isinstance(weighting, str) and weighting in ("sigma2", "likelihood"))):
-            raise ValueError(f"weighting must be 'sigma2', 'likelihood' or a function of t, got {weighting!r}")
+            raise ValueError(f"weighting must be 'sigma2', 'likelihood' or a function of t, got {_shown(weighting)}")
         with np.errstate(all="ignore"):
             most = float(schedule.logsnr(low))
             least = max(float(schedule.logsnr(high)), min(2 * math.log(_LEAST_ALPHA), most - 1))
@@ -899,9 +901,9 @@ class _Source:
 def _source(data: Any, first: int, targets: str, group: Any, hashed: bool) -> _Source:
     rank, world = 0, 1
     if group is not None:
-        import torch.distributed
+        from . import distributed
 
-        rank, world = torch.distributed.get_rank(group), torch.distributed.get_world_size(group)
+        rank, world = distributed.place(group)
     if not _namespace.is_array(data):
         if targets == "posterior":
             raise ValueError("targets='posterior' needs all data at once: give an array (n, *event)")

@@ -21,6 +21,7 @@ import numpy as np
 
 from . import _core, ops
 from ._core import Noise
+from ._host import on_host
 from .ops import Residual
 
 __all__ = ["combine", "gram", "residual"]
@@ -75,6 +76,7 @@ def residual(u: Sequence[Any], c: Any) -> Residual[jax.Array]:
 
 
 def _is_traced(u: Sequence[Any], c: Any) -> bool:
+    ops._check_operands(u)
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((list(u), c)))
 
 
@@ -104,7 +106,10 @@ def _applied(operation: str, u: Sequence[Any], c: Any) -> tuple[Any, ...]:
     for j, operand in enumerate(u):
         noises.append(operand if isinstance(operand, Noise) else None)
         if not isinstance(operand, Noise):
-            array = jnp.asarray(operand)
+            try:
+                array = jnp.asarray(operand)
+            except (OverflowError, SyntaxError, TypeError, ValueError) as error:  # of strings NumPy asks Python
+                raise TypeError(f"u[{j}] must be an array of JAX: {error}") from None
             if str(array.dtype) not in _DTYPES:
                 raise TypeError(f"u[{j}] must be one of {', '.join(_DTYPES)}, got {array.dtype}")
             arrays.append(array)
@@ -114,10 +119,13 @@ def _applied(operation: str, u: Sequence[Any], c: Any) -> tuple[Any, ...]:
     shape = arrays[0].shape
     if not shape or any(array.shape != shape for array in arrays):
         raise ValueError(f"operands must have one shape (B, *event), got {[array.shape for array in arrays]}")
+    for j, noise in enumerate(noises):
+        if noise is not None and np.ndim(noise.sample) and len(noise.sample) != shape[0]:
+            raise ValueError(f"u[{j}] has {len(noise.sample)} sample numbers, the arrays have {shape[0]} samples")
     constants = None
     if operation != "gram":
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(c))
-        c = jnp.asarray(c) if traced else np.asarray(c, np.float64)
+        c = jnp.asarray(c) if traced else on_host(c, "c")
         if c.shape not in ((m,), (shape[0], m)):
             raise ValueError(f"c must be ({m},) or ({shape[0]}, {m}), got shape {c.shape}")
         if traced and str(c.dtype) not in _DTYPES:

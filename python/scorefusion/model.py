@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _namespace
-from ._arguments import SEEDS, number, real, whole
+from ._arguments import SEEDS, _shown, number, real, whole
 from ._cached import cached
 from ._host import on_host
 from ._slices import Slices
@@ -246,7 +246,8 @@ class Model:
             a, b = _conversion(self.predicts, own, wanted, level)
             b = b * scale
         if not (_finite(a) and _finite(b)):
-            raise ValueError(f"{self._name} predicts {self.predicts}, from which {wanted} does not follow at α = 0")
+            where = "α = 0" if np.any(own.alpha == 0) or np.any(level.alpha == 0) else "a t so near to the data"
+            raise ValueError(f"{self._name} predicts {self.predicts}, from which {wanted} does not follow at {where}")
         return _Reading(own.t, scale, a, b)
 
     def _leaves(self, levels: _Level, B: int) -> list[tuple[Model, Float64]]:
@@ -612,7 +613,7 @@ def _as_time(t: Any, x: Any) -> Any:
     if tuple(t.shape) not in ((), (x.shape[0],)):
         raise ValueError(f"t must be a number or ({x.shape[0]},), one for each sample, got shape {tuple(t.shape)}")
     if _namespace.on_host(t):
-        t = np.asarray(_namespace.host(t), np.float64)
+        t = on_host(t, "t")
         return float(t) if t.ndim == 0 else t
     if _namespace.framework_of(t) != "jax":  # which has float64 inside the schedule's functions alone
         t = _namespace.float64_of(t)
@@ -672,18 +673,18 @@ def _where(condition: Any, a: Any, b: Any) -> Any:
     return _namespace.namespace(condition).where(condition, a, b)
 
 
-def _weights(weights: Any, k: int) -> Any:
+def _weights(weights: Any, k: int, name: str = "weights") -> Any:
     """λ ``(k,)`` in NumPy float64."""
-    weights = on_host(weights, "weights").copy()
+    weights = on_host(weights, name).copy()
     if weights.shape != (k,):
-        raise ValueError(f"weights must be ({k},), one for each model, got shape {weights.shape}")
-    _check_finite(weights)
+        raise ValueError(f"{name} must be ({k},), one for each model, got shape {weights.shape}")
+    _check_finite(weights, name)
     return weights
 
 
-def _check_finite(weights: Any) -> None:
+def _check_finite(weights: Any, name: str = "weights") -> None:
     if not np.isfinite(weights).all():
-        raise ValueError(f"weights must be finite, got {weights.tolist()}")
+        raise ValueError(f"{name} must be finite, got {weights.tolist()}")
 
 
 def _common_schedule(models: Sequence[Any]) -> Schedule | None:
@@ -701,7 +702,7 @@ def _check_schedule(schedule: Any, needed: bool = False) -> None:
 
 def _one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {_shown(value)}")
 
 
 def _described(value: Any) -> str:

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
-from ._arguments import whole
+from ._arguments import number, whole
 from ._core import Noise as Noise
 from ._typing import Array, Small
 
@@ -285,7 +285,15 @@ def resample_below(
         ``.log_weights``: −log n where resampled, else less their log-sum-exp. ``.log_sum (groups,)``: the log-sum-exp,
         ``.ess (groups,)``: before. All float64, NaN on a GPU in a group that cannot be resampled.
     """
-    return Resampled._make(_resample_below(log_weights, threshold, method, seed, stream, first_group))
+    return Resampled._make(
+        _resample_below(log_weights, number("threshold", threshold), method, seed, stream, first_group)
+    )
+
+
+def _check_operands(u: Any) -> None:
+    """Is it a list or a tuple? Else it is refused in the words in which all operations do."""
+    if not isinstance(u, (list, tuple)):
+        gram(u)
 
 
 def set_num_threads(n: int) -> None:

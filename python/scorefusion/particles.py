@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _namespace, ops
 from . import solver as solvers
-from ._arguments import SEEDS, function, real, whole
+from ._arguments import SEEDS, _shown, flag, function, real, whole
 from ._host import at_home, on_host
 from ._progress import Progress
 from ._run import Run, prepare, without_gradients
@@ -134,6 +134,7 @@ def sample_product(
         1.2
     """
     function("callback", callback)
+    progress = flag("progress", progress)
     beta = on_host(getattr(powers, "weights", powers), "powers")
     models = as_models(models)
     if beta.shape != (len(models),) or not np.isfinite(beta).all():
@@ -141,7 +142,7 @@ def sample_product(
     b = float(beta.sum())
     if b <= 0:
         raise ValueError(f"powers must have a positive sum, or their product cannot be a density; got {b:g}")
-    scale = real("scale", scale, 0, 1e100, above=True)  # its square is a number
+    scale = real("scale", scale, 0, 1e18, above=True)  # its square is a float32
     run = prepare(
         [model for model, power in zip(models, beta, strict=True) if power],
         shape,
@@ -237,6 +238,7 @@ def steer(
         1.0
     """
     _one_of("potential", potential, ("difference", "max", "sum"))
+    progress = flag("progress", progress)
     if not callable(reward):
         raise TypeError(f"reward must be a function of x0, got {type(reward).__name__}")
     every = None if every is None else whole("every", every, 1)
@@ -301,12 +303,12 @@ class _Population:
         B = run.x.shape[0]
         groups = whole("groups", groups)
         if groups < 1 or groups > B or B % groups:
-            raise ValueError(f"groups must divide the number of particles, {B}, got {groups}")
+            raise ValueError(f"groups must divide the number of particles, {B}, got {_shown(groups)}")
         resample_below = real("resample_below", resample_below, 0, 1)
         _one_of("method", method, ("systematic", "stratified", "residual", "multinomial"))
         if not isinstance(first_sample, (int, np.integer)) or first_sample % (B // groups):
             raise ValueError(
-                f"first_sample must be a multiple of the size of a group, {B // groups}, got {first_sample}"
+                f"first_sample must be a multiple of the size of a group, {B // groups}, got {_shown(first_sample)}"
             )
         self.run, self.groups, self.n = run, groups, B // groups
         self.threshold, self.method, self.first_group = resample_below * self.n, method, first_sample // self.n

@@ -171,7 +171,9 @@ def _sample_indices(sample: ArrayLike, B: int) -> UInt64:
 
 def _operands(u: Sequence[Any]) -> Float64:
     """All operands as one array, ``(m, B, *event)``."""
-    shape = next(np.shape(v) for v in u if not _is_noise(v))
+    shape = next((np.shape(v) for v in u if not _is_noise(v)), None)
+    if shape is None:
+        raise ValueError("u must hold at least one array: a noise has no shape of its own")
     return np.stack(
         [normal(v.seed, v.stream, v.sample, shape) if _is_noise(v) else np.asarray(v, np.float64) for v in u]
     )

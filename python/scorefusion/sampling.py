@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from . import solver as solvers
-from ._arguments import function
+from ._arguments import flag, function
 from ._progress import Progress
 from ._run import prepare, without_gradients
 from ._typing import Sampled
@@ -77,6 +77,7 @@ def sample(
     """
     function("callback", callback)
     function("guidance", guidance)
+    denoise, progress = flag("denoise", denoise), flag("progress", progress)
     run = prepare(
         [model],
         shape,

@@ -370,7 +370,8 @@ class Discrete(Schedule):
         if flow or "FlowMatch" in type(scheduler).__name__:
             return FlowMatching(t_max=float(config["num_train_timesteps"]))
         if not hasattr(scheduler, "alphas_cumprod"):
-            raise TypeError(f"a {type(scheduler).__name__} has no alphas_cumprod and is not known to be of a flow")
+            name = type(scheduler).__name__
+            raise TypeError(f"scheduler must have alphas_cumprod, or be known to be of a flow, got a {name}")
         return Discrete(scheduler.alphas_cumprod)
 
     def __repr__(self) -> str:
@@ -405,7 +406,8 @@ class Discrete(Schedule):
         """(ℓ, dℓ/dt) at t, and how far t is into the way to ᾱ = 0 (negative before it)."""
         table = self._table(t)
         last = len(self._logsnrs) - 1
-        i = xp.clip(xp.floor(t), 0, max(last - 1, 0))
+        known = xp.where(t == t, t, xp.zeros_like(t))  # NaN is no index, but comes out again by t − i
+        i = xp.clip(xp.floor(known), 0, max(last - 1, 0))
         j = i.astype("int64") if hasattr(i, "astype") else i.long()
         left, right = xp.take(table, j), xp.take(table, j + min(1, last))
         slope, into = right - left, t - last if self._zero_end else xp.full_like(t, -1.0)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arguments import real
+from ._arguments import _shown, real, whole
 from ._sum import Sum as Sum
 
 __all__ = [
@@ -103,13 +103,16 @@ class Step:
 
     def noise(self, draw: int) -> Sum:
         """Standard normal noise, another one for each number `draw` from 0 to 254; 0 is that of `z`."""
+        draw = whole("draw", draw, 0, 255)  # more would be the noise of other steps
         if draw not in self._noises:
             self._noises[draw] = Sum([self._run.noise(self.index, draw)], [1.0])
         return self._noises[draw]
 
     def look(self, y: Sum, rho: float | None = None) -> Step:
         """Evaluates y, and asks the model there, at this or another level: the same step seen from (y, rho)."""
-        rho = self.rho if rho is None else rho
+        if not isinstance(y, Sum):
+            raise TypeError(f"y must be a Sum, such as at.y and multiples of it, got a {type(y).__name__}")
+        rho = self.rho if rho is None else real("rho", rho, 0, above=True)
         there: Step = self._run.look(self, y, rho)
         return there
 
@@ -248,8 +251,8 @@ def named(solver: Any) -> Any:
     """The solver of this name, or the object itself if it can step."""
     if isinstance(solver, str):
         if solver not in NAMES:
-            raise ValueError(f"solver must be one of {', '.join(map(repr, NAMES))}, or an object, got {solver!r}")
+            raise ValueError(f"solver must be one of {', '.join(map(repr, NAMES))}, or an object, got {_shown(solver)}")
         return NAMES[solver]()
     if isinstance(solver, type) or not callable(getattr(solver, "step", None)):
-        raise TypeError(f"solver must be a name, or an object with a method step(at), got {solver!r}")
+        raise TypeError(f"solver must be a name, or an object with a method step(at), got {_shown(solver)}")
     return solver

@@ -28,7 +28,7 @@ from ._sum import gram
 from .model import _described
 from .simplex import SimplexSolution, minimize_on_simplex
 
-__all__ = ["Quadratic", "Statistics", "minimize", "quadratic"]
+__all__ = ["Quadratic", "Statistics"]
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
@@ -47,19 +47,28 @@ class Quadratic(NamedTuple):
 
     def loss(self, weights: ArrayLike) -> Float64:
         """L(λ), ``(...)``."""
-        w = np.asarray(weights, np.float64)
+        w = self._checked(weights)
         loss: Float64 = np.einsum("...ij,...i,...j->...", self.D, w, w) + 2 * np.einsum("...i,...i->...", self.b, w)
         return loss + self.c
 
     def slope(self, weights: ArrayLike) -> Float64:
         """½∇L = Dλ + b, ``(..., k)``, up to a multiple of (1, …, 1)."""
-        slope: Float64 = np.einsum("...ij,...j->...i", self.D, np.asarray(weights, np.float64)) + self.b
+        slope: Float64 = np.einsum("...ij,...j->...i", self.D, self._checked(weights)) + self.b
         return slope
 
     def among(self, members: Sequence[int] | Int64) -> Quadratic:
         """The same loss where the weights of all but these models are zero."""
         members = np.asarray(members)
+        k = self.b.shape[-1]
+        if members.dtype.kind not in "iu" or members.ndim != 1 or not ((members >= 0) & (members < k)).all():
+            raise ValueError(f"members must be numbers of models, below {k}, got {_described(members)}")
         return Quadratic(self.D[..., members[:, None], members], self.b[..., members], self.c)
+
+    def _checked(self, weights: ArrayLike) -> Float64:
+        w, k = on_host(weights, "weights"), self.b.shape[-1]
+        if w.shape[-1:] != (k,):
+            raise ValueError(f"weights must be (..., {k}), one for each model, got shape {w.shape}")
+        return w
 
     def distances(self) -> Float64:
         """E w ‖r_i − r_j‖², ``(..., k, k)``."""
@@ -197,8 +206,10 @@ class Statistics:
             bin: ``(B,)`` integers on the host, or one number.
             weight: w(t)/σ², a number or ``(B,)``.
         """
-        if len(scores) != self.k:
-            raise ValueError(f"scores must be {self.k} arrays, got {len(scores)}")
+        stacked: Any = scores
+        several = isinstance(scores, (list, tuple)) or (_namespace.is_array(scores) and len(stacked.shape) > 1)
+        if not several or len(scores) != self.k:
+            raise ValueError(f"scores must be {self.k} arrays, got {len(scores) if several else _described(scores)}")
         for u in (*scores, *([] if isinstance(noise, _core.Noise) else [noise])):
             if not _namespace.is_array(u) or len(u.shape) < 1:
                 raise TypeError(f"scores and noise must be arrays (B, *event), got {_described(u)}")
@@ -259,6 +270,8 @@ class Statistics:
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both; their data must be disjoint."""
+        if not isinstance(other, Statistics):
+            raise TypeError(f"other must be Statistics, got {_described(other)}")
         if (self.k, self.bins) != (other.k, other.bins):
             raise ValueError(
                 f"statistics of {other.k} models in {other.bins} bins do not merge "

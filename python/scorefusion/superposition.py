@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _core, _namespace, ops
-from ._arguments import function, real, whole
+from ._arguments import _shown, flag, function, real, whole
 from ._arrays import contiguous
 from ._divergence import EXACT, along, divergences
 from ._host import at_home, on_host
@@ -140,6 +140,7 @@ def superpose(
         (0.8, (1000, 2))
     """
     function("callback", callback)
+    denoise, trace, progress = flag("denoise", denoise), flag("trace", trace), flag("progress", progress)
     if not callable(guidance_scale) and guidance_scale is not None:
         guidance_scale = real("guidance_scale", guidance_scale)
     temperature, lift = real("temperature", temperature), real("lift", lift)
@@ -224,7 +225,7 @@ def _probes(probes: int | str | None, x: Any) -> int | None:
         return None
     probes = whole("probes", probes)
     if not 1 <= probes <= 127:
-        raise ValueError(f"probes must be 'exact' or from 1 to 127, got {probes}")
+        raise ValueError(f"probes must be 'exact' or from 1 to 127, got {_shown(probes)}")
     return probes
 
 
