@@ -575,7 +575,7 @@ class _Operator:
         *c, noise, samples = rest
         if _functorch() or _in_dual_level():
             return self._arithmetic(_stored(arrays, noise, samples), *c)
-        if _recording() and torch._C._any_requires_grad(arrays, *c):
+        if _recording() and any(v.requires_grad for v in (*arrays, *c)):
             return self._function.apply(self._below, *c, *_operands(arrays, noise, samples))
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(arrays, *rest)
