@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import subprocess
 import sys
@@ -668,3 +669,10 @@ def test_errors_of_compile_step_say_what_is_wrong():
     each = sf.Fusion([foreign.fn, foreign.fn], lambda t: np.full((5, 2), 0.5), VP)
     with pytest.raises(ValueError, match="weights that differ between the samples of a batch cannot be in a graph"):
         sf.torch.compile_step(each, torch.empty(5, 3), capture=False)
+
+
+def test_torch_without_the_exchange_api_is_refused(monkeypatch):
+    monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    monkeypatch.delitem(sys.modules, "scorefusion._autograd")
+    with pytest.raises(ImportError, match=r"scorefusion\.torch needs torch 2\.10 or newer, this is torch \d"):
+        importlib.import_module("scorefusion._autograd")

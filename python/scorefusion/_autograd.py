@@ -32,6 +32,9 @@ from ._core import Noise
 from ._sum import MOST
 from .ops import Residual
 
+if not hasattr(Tensor, "__dlpack_c_exchange_api__"):  # DLPack's capsules refuse tensors that want a gradient
+    raise ImportError(f"scorefusion.torch needs torch 2.10 or newer, this is torch {torch.__version__}")
+
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # as the core counts them
