@@ -288,6 +288,8 @@ def test_compiled_whole(backend):
     compiled = torch.compile(f, backend=backend, fullgraph=True)
     v = inputs(False)
     for noise in (sf.Noise(3), sf.Noise(2**63 + 3, 1, np.arange(3))):
+        if not isinstance(noise.sample, int) and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+            pytest.skip("torch 2.10 fails with a graph that reads an object's array in two operations, 2.13 does not")
         assert_same(compiled(noise, *v), f(noise, *v))
         assert_same(torch.autograd.grad(compiled(noise, *v), v), torch.autograd.grad(f(noise, *v), v))
 
