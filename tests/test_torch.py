@@ -524,7 +524,8 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
         )
         for rank in (0, 1)
     ]
-    assert [process.communicate(timeout=120)[0].strip() for process in running] == ["same", "same"]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [words[-1:] for words in said] == [["same"], ["same"]]  # after what Gloo says of itself in torch 2.10
 
 
 # ---------------------------------------------------------------------------------------------------------------------
