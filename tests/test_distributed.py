@@ -89,8 +89,9 @@ def sharded_models():
 SHARDED_RUNS = (
     SHARDED
     + """
+import importlib.util
 narrow = [np.zeros(1, np.float16), torch.zeros(1, dtype=torch.bfloat16)]
-if world == 2:  # once is enough, for it takes its time to be imported
+if world == 2 and importlib.util.find_spec("jax"):  # once is enough, for it takes its time to be imported
     import jax
     narrow.append(jax.numpy.zeros(1))
 first = [0, 3, 4] if world == 2 else [0, 1, 1, 4]  # the second of three has none
