@@ -368,7 +368,7 @@ os._exit(3)
     assert done.codes == [3, -9, 3], "\n".join(done.output)
     for rank in (0, 2):
         seconds, _, said = done.output[rank].partition(" s: ")
-        assert float(seconds) < 20
+        assert float(seconds.split()[-1]) < 20
         assert said.startswith(f"process {rank} of 3 waited for the others, having fitted its share of the data, and")
     program = FIT + "learn(group=dist.group.WORLD).save(f'{folder}/fit-{rank}')"
     together(2, program, tmp_path)
@@ -403,7 +403,7 @@ os._exit(3)
     done = together(2, program, tmp_path, time_out=2, succeed=False)
     assert done.codes == [3, -9], "\n".join(done.output)
     seconds, _, said = done.output[0].partition(" s: ")
-    assert float(seconds) < 2 + 2
+    assert float(seconds.split()[-1]) < 2 + 2
     assert said.startswith("process 0 of 2 waited for the others, exchanging scores, and one of them died")
 
 
