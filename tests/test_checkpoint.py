@@ -232,6 +232,12 @@ def test_what_is_not_a_saved_fit_is_refused(path, tmp_path):
         learn(checkpoint=path)
 
 
+def test_objects_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="sums holds Python objects, which are not written"):
+        _files.write(tmp_path / "fit", "fit", {}, {"sums": np.array([{}], object)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_altered_content_is_noticed(path):
     learn().save(path)
     with np.load(path) as archive:

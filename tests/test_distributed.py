@@ -89,8 +89,9 @@ def sharded_models():
 SHARDED_RUNS = (
     SHARDED
     + """
+import importlib.util
 narrow = [np.zeros(1, np.float16), torch.zeros(1, dtype=torch.bfloat16)]
-if world == 2:  # once is enough, for it takes its time to be imported
+if world == 2 and importlib.util.find_spec("jax"):  # once is enough, for it takes its time to be imported
     import jax
     narrow.append(jax.numpy.zeros(1))
 first = [0, 3, 4] if world == 2 else [0, 1, 1, 4]  # the second of three has none
@@ -367,7 +368,7 @@ os._exit(3)
     assert done.codes == [3, -9, 3], "\n".join(done.output)
     for rank in (0, 2):
         seconds, _, said = done.output[rank].partition(" s: ")
-        assert float(seconds) < 20
+        assert float(seconds.split()[-1]) < 20
         assert said.startswith(f"process {rank} of 3 waited for the others, having fitted its share of the data, and")
     program = FIT + "learn(group=dist.group.WORLD).save(f'{folder}/fit-{rank}')"
     together(2, program, tmp_path)
@@ -402,7 +403,7 @@ os._exit(3)
     done = together(2, program, tmp_path, time_out=2, succeed=False)
     assert done.codes == [3, -9], "\n".join(done.output)
     seconds, _, said = done.output[0].partition(" s: ")
-    assert float(seconds) < 2 + 2
+    assert float(seconds.split()[-1]) < 2 + 2
     assert said.startswith("process 0 of 2 waited for the others, exchanging scores, and one of them died")
 
 

@@ -289,7 +289,8 @@ def test_arrays_cross_without_a_copy(every_home, there, host_only):
     assert type(out) is type(x)
     if "jax" not in (there, every_home.name):  # which copies what is not aligned to 64 bytes
         assert np.shares_memory(target.numpy(got), every_home.numpy(x))
-        assert np.shares_memory(every_home.numpy(out), every_home.numpy(x))
+        if not isinstance(got, np.ndarray) or got.flags.writeable:  # NumPy before 2.1 cannot write there, torch copies
+            assert np.shares_memory(every_home.numpy(out), every_home.numpy(x))
 
 
 def test_layouts_that_cannot_cross_are_copied_once():

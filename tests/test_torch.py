@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import pickle
 import subprocess
@@ -20,6 +21,7 @@ func = torch.func
 
 pytestmark = pytest.mark.filterwarnings("default")  # those of torch's own parts
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13)  # than what most tests and measurements use
 F64 = torch.float64
 NOISE = sf.Noise(7, 2, 5)
 VP = sf.schedule.VP()
@@ -288,6 +290,8 @@ def test_compiled_whole(backend):
     compiled = torch.compile(f, backend=backend, fullgraph=True)
     v = inputs(False)
     for noise in (sf.Noise(3), sf.Noise(2**63 + 3, 1, np.arange(3))):
+        if OLD and not isinstance(noise.sample, int):
+            pytest.skip("torch 2.10 fails with a graph that reads an object's array in two operations")
         assert_same(compiled(noise, *v), f(noise, *v))
         assert_same(torch.autograd.grad(compiled(noise, *v), v), torch.autograd.grad(f(noise, *v), v))
 
@@ -308,6 +312,8 @@ def test_traced_and_exported():
 
 @pytest.mark.parametrize("transform", ["grad", "jvp", "jvp of grad", "vmap"])
 def test_transforms_within_what_is_compiled(transform):
+    if OLD and transform == "vmap":
+        pytest.skip("torch 2.10 has no vmap of a Function in a graph: no kernel for FuncTorchVmapMode")
     torch._dynamo.reset()
     h = {
         "grad": lambda *v: func.grad(f_ours, (0, 1))(*v),
@@ -535,7 +541,8 @@ def test_two_processes_have_the_gradient_of_one(tmp_path):
         )
         for rank in (0, 1)
     ]
-    assert [process.communicate(timeout=120)[0].strip() for process in running] == ["same", "same"]
+    said = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [words[-1:] for words in said] == [["same"], ["same"]]  # after what Gloo says of itself in torch 2.10
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -685,3 +692,10 @@ def test_errors_of_compile_step_say_what_is_wrong():
     each = sf.Fusion([foreign.fn, foreign.fn], lambda t: np.full((5, 2), 0.5), VP)
     with pytest.raises(ValueError, match="weights that differ between the samples of a batch cannot be in a graph"):
         sf.torch.compile_step(each, torch.empty(5, 3), capture=False)
+
+
+def test_torch_without_the_exchange_api_is_refused(monkeypatch):
+    monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    monkeypatch.delitem(sys.modules, "scorefusion._autograd", raising=False)
+    with pytest.raises(ImportError, match=r"scorefusion\.torch needs torch 2\.10 or newer, this is torch \d"):
+        importlib.import_module("scorefusion._autograd")

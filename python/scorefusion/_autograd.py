@@ -32,6 +32,9 @@ from ._core import Noise
 from ._sum import MOST
 from .ops import Residual, _check_operands
 
+if not hasattr(Tensor, "__dlpack_c_exchange_api__"):  # DLPack's capsules refuse tensors that want a gradient
+    raise ImportError(f"scorefusion.torch needs torch 2.10 or newer, this is torch {torch.__version__}")
+
 _PLAIN, _RECORDED, _FOLLOWED, _OPERATOR = range(4)
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _KINDS = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}  # as the core counts them
@@ -581,7 +584,7 @@ class _Operator:
         *c, noise, samples = rest
         if _functorch() or _in_dual_level():
             return self._arithmetic(_stored(arrays, noise, samples), *c)
-        if _recording() and torch._C._any_requires_grad(arrays, *c):
+        if _recording() and any(v.requires_grad for v in (*arrays, *c)):
             return self._function.apply(self._below, *c, *_operands(arrays, noise, samples))
         with torch._C._AutoDispatchBelowAutograd():
             return self._op(arrays, *rest)
