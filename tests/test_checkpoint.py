@@ -389,7 +389,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     link = tmp_path / "full"
     link.symlink_to("/dev/full")
     for there in (link, tmp_path):
-        with pytest.raises(ValueError, match="no file: it is left as it is"):
+        with pytest.raises(ValueError, match="is none: it is left as it is"):
             learn().save(there)
     assert link.is_symlink()
 

@@ -40,7 +40,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Whole or not at all, whenever the process dies: apart, flushed to the disk, then renamed."""
     path = Path(_arguments.path("path", path))
     if path.exists() and not path.is_file():
-        raise ValueError(f"path must be that of a file, but {path} is there already, and none: it is left as it is")
+        raise ValueError(f"path must name a file, but {path} is there and is none: it is left as it is")
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
