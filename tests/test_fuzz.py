@@ -108,7 +108,7 @@ def is_array(v):
 
 
 @pytest.mark.parametrize("operation", ["combine", "gram", "combine_gram", "residual"])
-@fuzz(150)
+@fuzz(100)
 @given(data=st.data())
 def test_any_call_is_right(homes, operation, data):
     u, c = data.draw(calls(homes))
@@ -119,7 +119,7 @@ def test_any_call_is_right(homes, operation, data):
         getattr(checks, operation)(mixed, u, c)
 
 
-@fuzz(150)
+@fuzz(100)
 @given(data=st.data())
 def test_any_resampling_is_right_or_refused(homes, data):
     home = homes[data.draw(st.sampled_from(sorted(homes)))]
@@ -140,7 +140,7 @@ def test_any_resampling_is_right_or_refused(homes, data):
 
 
 @pytest.mark.parametrize("operation", ["combine", "combine_gram", "residual"])
-@fuzz(100)
+@fuzz(70)
 @given(data=st.data())
 def test_any_call_into_out_is_right_or_refused(homes, operation, data):
     """`out` is new, or an operand. One that shares memory with itself is a ValueError, and nothing is written."""
@@ -164,7 +164,7 @@ def test_any_call_into_out_is_right_or_refused(homes, operation, data):
         getattr(checks, operation)(mixed, u, c, out)
 
 
-@fuzz(100)
+@fuzz(70)
 @given(data=st.data())
 def test_out_that_overlaps_an_operand_otherwise_is_refused(homes, data):
     B, D, shift = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 50)), data.draw(st.integers(1, 60))
@@ -179,7 +179,7 @@ def test_out_that_overlaps_an_operand_otherwise_is_refused(homes, data):
         assert_same_bits(home.numpy(whole), kept)
 
 
-@fuzz(100)
+@fuzz(70)
 @given(data=st.data())
 def test_what_the_contract_forbids_raises(homes, data):
     u, c = data.draw(calls(homes))

@@ -16,7 +16,7 @@ import scorefusion as sf
 
 CALLS = int(os.environ.get("SCOREFUSION_LEAK_CALLS", "0"))
 pytestmark = [pytest.mark.usefixtures("host_only"), *([pytest.mark.timeout(0)] if CALLS else [])]
-SHORT = 150
+SHORT = 100
 SLACK = 64 * 1024  # bytes, and a 64th of that in blocks: what caches of the frameworks may take meanwhile
 
 
@@ -120,7 +120,7 @@ def test_calls_leave_nothing_behind(name):
     calls, seen = calls_of(FRAMEWORKS[name]("cpu"))
     count = CALLS or SHORT
     for what, call in calls.items():
-        for _ in range(max(50, count // 20)):  # caches fill
+        for _ in range(max(25, count // 20)):  # caches fill
             call()
         gc.collect()
         before = [sys.getrefcount(v) for v in seen], sys.getallocatedblocks(), native_bytes(), resident_bytes()
