@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +65,14 @@ def host_only(device: str) -> None:
     """For tests of what only the CPU path does."""
     if device != "cpu":
         pytest.skip("a test of the CPU path")
+
+
+@pytest.fixture
+def one_torch_thread_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For very many small calls of PyTorch, some of which write files under odd names."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.set_num_threads(before)

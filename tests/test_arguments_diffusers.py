@@ -7,7 +7,7 @@ from pipelines import ddpm, diffusers, sd, torch, unet, unet_ddpm
 
 import scorefusion as sf
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.usefixtures("one_torch_thread_in_a_folder")]
 
 NETWORKS = [unet_ddpm(0), unet_ddpm(1)]
 PLAIN = [ddpm(network) for network in NETWORKS]  # without texts
@@ -114,16 +114,6 @@ FUNCTIONS = {
         },
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_in_a_folder(tmp_path, monkeypatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(before)
-
 
 test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS, THESE, short=2)
 

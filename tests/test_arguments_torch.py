@@ -26,7 +26,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torch.distributed")
 digits = pytest.importorskip("scorefusion.digits", exc_type=ImportError)  # which needs safetensors
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.usefixtures("one_torch_thread_in_a_folder")]
 
 VP = sf.schedule.VP()
 X = torch.tensor([[-1.0], [0.0], [0.5], [2.0]])
@@ -226,16 +226,6 @@ DIGITS = {
 }
 
 FUNCTIONS = {**TORCH, **DISTRIBUTED, **(DIGITS if digits.FOLDER.exists() else {})}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_in_a_folder(tmp_path, monkeypatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    yield
-    torch.set_num_threads(before)
-
 
 test_odd_arguments_are_taken_rightly_or_named = fuzz(FUNCTIONS, THESE, short=2)
 

@@ -215,7 +215,8 @@ try:
 except TypeError:
     assert rank == 0
 except RuntimeError as error:
-    assert rank == 1 and "process 0 of the group failed: TypeError: models[0] must be a Model or a function" in str(error), error
+    named = "process 0 of the group failed: TypeError: models[0] must be a Model or a function"
+    assert rank == 1 and named in str(error), error
 sound = Sharded([sf.Model(lambda x, t: x, "epsilon", sf.schedule.VP())])
 for wrong, said in [
     (lambda: Sharded([]), "one or more"),

@@ -16,7 +16,7 @@ import scorefusion as sf
 
 CALLS = int(os.environ.get("SCOREFUSION_LEAK_CALLS", "0"))
 pytestmark = [pytest.mark.usefixtures("host_only"), *([pytest.mark.timeout(0)] if CALLS else [])]
-SHORT = 100
+SHORT = 150
 SLACK = 64 * 1024  # bytes, and a 64th of that in blocks: what caches of the frameworks may take meanwhile
 
 
